@@ -1,0 +1,59 @@
+"""Neural quadratic models and catapult dynamics of wide networks, over neural-tangents and JAX.
+
+Start with ``notebooks/00_start_here.ipynb``. The public names:
+
+- ``networks``: the paper's architectures; ``datasets``: its data; ``plotting``: its figures.
+- ``linearize``, ``quadraticize``, ``second_order_term``, ``remainder``: Taylor models of any ``f(params, x)``.
+- ``empirical_ntk``, ``top_eigenpairs``, ``critical_learning_rate``, ``sharpness``, ``kernel_step``: kernels.
+- ``train``, ``Run``, ``regime``: gradient descent and what a run showed.
+"""
+
+import importlib
+
+from nqm_tools._compat import import_neural_tangents
+
+import_neural_tangents()
+
+from nqm_tools import datasets, networks  # noqa: E402 (neural_tangents has to be importable first)
+from nqm_tools._version import __version__  # noqa: E402
+from nqm_tools.datasets import Data  # noqa: E402
+from nqm_tools.expansions import linearize, quadraticize, remainder, second_order_term  # noqa: E402
+from nqm_tools.kernels import (  # noqa: E402
+    KernelStep,
+    critical_learning_rate,
+    empirical_ntk,
+    kernel_step,
+    sharpness,
+    top_eigenpairs,
+)
+from nqm_tools.networks import Network  # noqa: E402
+from nqm_tools.training import Run, regime, train  # noqa: E402
+
+__all__ = [
+    "Data",
+    "KernelStep",
+    "Network",
+    "Run",
+    "__version__",
+    "critical_learning_rate",
+    "datasets",
+    "empirical_ntk",
+    "kernel_step",
+    "linearize",
+    "networks",
+    "plotting",
+    "quadraticize",
+    "regime",
+    "remainder",
+    "second_order_term",
+    "sharpness",
+    "top_eigenpairs",
+    "train",
+]
+
+
+def __getattr__(name):
+    # Loads matplotlib and seaborn, which the other helpers do without.
+    if name == "plotting":
+        return importlib.import_module("nqm_tools.plotting")
+    raise AttributeError(f"module 'nqm_tools' has no attribute {name!r}")

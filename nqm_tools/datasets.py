@@ -1,0 +1,284 @@
+"""The paper's data sets as two-class problems with labels ±1, synthetic ones, and a container for your own.
+
+``digits`` ships inside scikit-learn. ``cifar2``, ``mnist``, ``svhn2``, ``fsdd`` and ``ag_news`` are the paper's: their
+files are found in ``root``, in the folder named by ``NQM_DATA_DIR``, in the cache, or downloaded and checked.
+
+>>> data = load("digits", n_train=4, n_test=2, seed=0)
+>>> data.x_train.shape, data.y_train.shape
+((4, 8, 8, 1), (4, 1))
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from nqm_tools import _features, _files, _readers
+from nqm_tools._validation import (
+    check_choice,
+    check_fraction,
+    check_inputs,
+    check_rate,
+    check_targets,
+    check_whole,
+)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Data:
+    """Training and test examples; build one from your own arrays, or with :func:`load`.
+
+    Attributes
+    ----------
+    name : str
+    x_train, x_test : numpy.ndarray
+        Inputs (n, ...): images (n, height, width, channels), vectors (n, d), or what your function takes. Floating
+        point is kept in JAX's default precision, integers as they are.
+    y_train, y_test : numpy.ndarray
+        Targets (n, k); (n,) is accepted for k = 1.
+    provenance : dict
+        Where the examples come from; goes into every run's record.
+
+    ``x_test`` and ``y_test`` may be left out.
+    """
+
+    name: str
+    x_train: np.ndarray
+    y_train: np.ndarray
+    x_test: np.ndarray | None = None
+    y_test: np.ndarray | None = None
+    provenance: dict = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self):
+        if not isinstance(self.name, str):
+            raise TypeError(f"name must be a string; got {self.name!r}")
+        if (self.x_test is None) != (self.y_test is None):
+            raise ValueError("x_test and y_test must be given together")
+        x_train = check_inputs("x_train", self.x_train)
+        y_train = check_targets("y_train", self.y_train, len(x_train))
+        if self.x_test is None or len(self.x_test) == 0:
+            x_test, y_test = x_train[:0], y_train[:0]
+        else:
+            x_test = check_inputs("x_test", self.x_test)
+            y_test = check_targets("y_test", self.y_test, len(x_test), y_train.shape[1])
+        if x_test.shape[1:] != x_train.shape[1:]:
+            raise ValueError(
+                f"x_test must have examples of shape {x_train.shape[1:]}, as x_train has; got {x_test.shape[1:]}"
+            )
+        arrays = {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test}
+        for field, values in arrays.items():
+            values = np.asarray(values)
+            if field.startswith("y") or np.issubdtype(values.dtype, np.floating):
+                values = values.astype(jax.dtypes.canonicalize_dtype(float))
+            object.__setattr__(self, field, values)
+
+
+class _Dataset(NamedTuple):
+    """``pools(files)`` reads (examples, labels) of the training and the test pool; the test pool may be None, and
+    then both samples are drawn from the one pool."""
+
+    pools: Callable
+    features: Callable
+    classes: tuple
+    default: tuple
+
+
+def _digits_pools(files):
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    return (digits.images[..., None], digits.target), None
+
+
+def _cifar_pools(files):
+    splits = _readers.read("CIFAR-10", files[0])
+    return splits["train"], splits["test"]
+
+
+def _mnist_pools(files):
+    arrays = [_readers.read("IDX", file) for file in files]
+    pools = []
+    for images, labels in (arrays[:2], arrays[2:]):
+        if images.ndim != 3 or labels.shape != images.shape[:1]:
+            raise _readers.DataFileError(
+                f"{files[0].parent}: the IDX files hold images {images.shape} and labels {labels.shape}"
+            )
+        pools.append((images[..., None], labels))
+    return pools
+
+
+def _svhn_pools(files):
+    return [_readers.read("SVHN", file) for file in files]
+
+
+def _fsdd_pools(files):
+    return _readers.read("FSDD", files[0]), None
+
+
+def _ag_news_pools(files):
+    return [_readers.read("AG News", file) for file in files]
+
+
+_TEN = tuple(range(10))
+_DATASETS = {
+    "digits": _Dataset(_digits_pools, _features.image_features, _TEN, (0, 2)),
+    "cifar2": _Dataset(_cifar_pools, _features.image_features, _TEN, (0, 2)),
+    "mnist": _Dataset(_mnist_pools, _features.image_features, _TEN, (0, 2)),
+    "svhn2": _Dataset(_svhn_pools, _features.image_features, _TEN, (0, 2)),
+    "fsdd": _Dataset(_fsdd_pools, _features.speech_features, _TEN, (1, 3)),
+    "ag_news": _Dataset(_ag_news_pools, _features.text_features, (1, 2, 3, 4), (1, 2)),
+}
+NAMES = tuple(_DATASETS)
+
+
+def load(name, *, classes=None, n_train, n_test, label_noise=0.0, seed, root=None):
+    """A random two-class sample of a data set.
+
+    Parameters
+    ----------
+    name : {"digits", "cifar2", "mnist", "svhn2", "fsdd", "ag_news"}
+    classes : pair of int, optional
+        The class labelled +1 and the one labelled -1. By default the paper's pair (airplane and bird in CIFAR-10,
+        digits 0 and 2, spoken digits 1 and 3, World and Sports news).
+    n_train, n_test : int
+        How many examples to draw, without replacement; ``n_test`` may be 0. Where the publisher has a test set,
+        test examples come from it; ``digits`` and ``fsdd`` are split at random.
+    label_noise : float
+        The share of training labels to flip, in [0, 1), rounded to whole labels.
+    seed : int
+        Decides the draw and the flips.
+    root : path, optional
+        A folder with the publisher's files, used as they are.
+
+    Returns
+    -------
+    Data
+        Images (n, height, width, channels), labels (n, 1); features as ``nqm_tools._features`` says.
+
+    Raises
+    ------
+    FileNotFoundError
+        If files are missing and cannot be downloaded: which, and where to put them.
+    ValueError
+        For unknown names and classes, more examples than there are, and damaged files.
+    """
+    check_choice("name", name, NAMES)
+    dataset = _DATASETS[name]
+    classes = _check_classes(dataset.default if classes is None else classes, dataset.classes)
+    n_train = check_whole("n_train", n_train)
+    n_test = check_whole("n_test", n_test, minimum=0)
+    label_noise = check_fraction("label_noise", label_noise)
+    seed = check_whole("seed", seed, minimum=0)
+
+    files = _files.locate(name, root) if name in _files.SOURCES else []
+    train_pool, test_pool = _two_classes(name, classes, tuple((f.path, f.path.stat().st_mtime_ns) for f in files))
+    rng = np.random.default_rng(seed)
+    if test_pool is None:
+        total = len(train_pool[1])
+        if n_train + n_test > total:
+            raise ValueError(
+                f"{name} has {total} examples of classes {classes}; n_train + n_test = {n_train + n_test} were asked for"
+            )
+        order = rng.permutation(total)
+        test_pool, train_rows, test_rows = train_pool, order[:n_train], order[n_train : n_train + n_test]
+    else:
+        for what, asked, (_, labels) in (("n_train", n_train, train_pool), ("n_test", n_test, test_pool)):
+            if asked > len(labels):
+                raise ValueError(
+                    f"{name} has {len(labels)} examples of classes {classes} to draw {what} from; {asked} were asked for"
+                )
+        train_rows = rng.permutation(len(train_pool[1]))[:n_train]
+        test_rows = rng.permutation(len(test_pool[1]))[:n_test]
+    (x_train, y_train), (x_test, y_test) = _take(train_pool, train_rows), _take(test_pool, test_rows)
+    flipped = rng.permutation(n_train)[: round(label_noise * n_train)]
+    y_train[flipped] *= -1
+    x_train, x_test = dataset.features(x_train, x_test)
+    provenance = {
+        "name": name,
+        "classes": list(classes),
+        "n_train": n_train,
+        "n_test": n_test,
+        "label_noise": label_noise,
+        "seed": seed,
+        "files": [{"file": f.path.name, "md5": f.md5, "as_published": f.as_published} for f in files],
+    }
+    return Data(name, x_train, y_train, x_test, y_test, provenance)
+
+
+def _check_classes(classes, known):
+    if isinstance(classes, str) or not hasattr(classes, "__len__") or len(classes) != 2:
+        raise ValueError(f"classes must be a pair such as {known[:2]}; got {classes!r}")
+    first, second = classes
+    if first == second or not {first, second} <= set(known):
+        raise ValueError(f"classes must be two different ones of {known}; got {tuple(classes)!r}")
+    return int(first), int(second)
+
+
+@functools.lru_cache(maxsize=2)
+def _two_classes(name, classes, files):
+    """Both pools, reduced to two classes with labels ±1; kept, since every seed draws from them anew."""
+    pools = _DATASETS[name].pools([path for path, _ in files])
+    return tuple(None if pool is None else _reduce(pool, classes) for pool in pools)
+
+
+def _reduce(pool, classes):
+    examples, labels = pool
+    rows = np.flatnonzero(np.isin(labels, classes))
+    return _pick(examples, rows), np.where(labels[rows] == classes[0], 1.0, -1.0)
+
+
+def _take(pool, rows):
+    examples, labels = pool
+    return _pick(examples, rows), labels[rows][:, None]
+
+
+def _pick(examples, rows):
+    return examples[rows] if isinstance(examples, np.ndarray) else [examples[row] for row in rows]
+
+
+def gaussians_1d(n_train=128, *, mean=2.0, std=1.0, n_test=0, seed):
+    """One-dimensional examples around ``+mean`` and ``-mean``, labelled by the sign of their mean (paper, figure 3).
+
+    Parameters
+    ----------
+    n_train, n_test : int
+    mean, std : float
+        Of the Gaussians, both positive.
+    seed : int
+
+    Returns
+    -------
+    Data
+        Inputs (n, 1), labels (n, 1).
+    """
+    n_train, n_test = check_whole("n_train", n_train), check_whole("n_test", n_test, minimum=0)
+    mean, std = check_rate("mean", mean), check_rate("std", std)
+    seed = check_whole("seed", seed, minimum=0)
+    rng = np.random.default_rng(seed)
+    labels = rng.choice([-1.0, 1.0], size=(n_train + n_test, 1))
+    inputs = mean * labels + std * rng.standard_normal(labels.shape)
+    provenance = {"name": "gaussians_1d", "mean": mean, "std": std, "seed": seed}
+    return Data(
+        "gaussians_1d", inputs[:n_train], labels[:n_train], inputs[n_train:], labels[n_train:], provenance
+    )
+
+
+def single_example(dimension, *, label=0.0, seed):
+    """One training example ``x ~ N(0, I)``, the setting of the paper's Theorems 1 and 2; no test set.
+
+    Parameters
+    ----------
+    dimension : int
+        The dimension d of x.
+    label : float
+        Its target y.
+    seed : int
+    """
+    dimension = check_whole("dimension", dimension)
+    seed = check_whole("seed", seed, minimum=0)
+    x = np.random.default_rng(seed).standard_normal((1, dimension))
+    provenance = {"name": "single_example", "dimension": dimension, "label": float(label), "seed": seed}
+    return Data("single_example", x, np.array([[label]], dtype=float), provenance=provenance)

@@ -1,0 +1,252 @@
+"""Taylor models of any JAX function ``f(params, x)`` in its parameters, over neural-tangents' expansions.
+
+With ``delta = params - params0`` and the Hessian ``H`` of ``f(.; x)`` at ``params0``,
+
+    f_lin(params; x)  = f(params0; x) + delta . grad f(params0; x)
+    f_quad(params; x) = f_lin(params; x) + 1/2 delta^T H delta        (the neural quadratic model, NQM)
+
+All models are trained by the same loop; :class:`Model` says what it asks of them.
+
+>>> import jax.numpy as jnp
+>>> f = lambda w, x: jnp.sin(w) * x
+>>> quad = quadraticize(f, jnp.array(0.0))
+>>> float(quad(jnp.array(0.5), jnp.ones((1, 1)))[0, 0])  # sin(w) = w + O(w^3)
+0.5
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import neural_tangents as nt
+
+from nqm_tools._validation import (
+    InputError,
+    check_function,
+    check_inputs,
+    check_params,
+    check_same_structure,
+)
+
+
+class Model:
+    """What the trainer asks of a model. The defaults suit models whose state is their parameters.
+
+    A model is first bound to the training inputs. The bound model is a JAX pytree (so that its arrays are arguments
+    of the compiled loop, never constants in it) with
+
+    - ``featurize(x)``: what ``predict`` needs of inputs, computed once per data set;
+    - ``predict(state, features) -> (n, k)``;
+    - ``pullback(state, features, r)``: the gradient of ``sum(r * prediction)`` in the state, for ``r`` of (n, k);
+    - ``encode(params) -> state`` and ``decode(state) -> params``.
+    """
+
+    name = "f"
+
+    def bind(self, x_train):
+        return self
+
+    def featurize(self, x):
+        return x
+
+    def encode(self, params):
+        return params
+
+    def decode(self, state):
+        return state
+
+    def __call__(self, params, x):
+        return self.predict(params, x)
+
+
+def _pytree(cls):
+    """A frozen dataclass, compared by identity, whose ``f`` is static and whose ``params0`` is data."""
+    cls = dataclasses.dataclass(frozen=True, eq=False)(cls)
+    fields = [field.name for field in dataclasses.fields(cls)]
+    data = [name for name in fields if name == "params0"]
+    return jax.tree_util.register_dataclass(cls, data, [name for name in fields if name not in data])
+
+
+@_pytree
+class FunctionModel(Model):
+    """``f`` itself, as a model."""
+
+    f: Callable
+
+    def predict(self, state, features):
+        return with_output_axis(self.f)(state, features)
+
+    def pullback(self, state, features, r):
+        _, vjp = jax.vjp(lambda params: self.predict(params, features), state)
+        return vjp(r)[0]
+
+
+@_pytree
+class LinearModel(Model):
+    """The linear model of ``f`` around ``params0``; made by :func:`linearize`."""
+
+    f: Callable
+    params0: Any
+
+    name = "f_lin"
+
+    def __call__(self, params, x):
+        check_same_structure(params, self.params0)
+        return self.predict(params, x)
+
+    def predict(self, state, features):
+        return nt.linearize(with_output_axis(self.f), self.params0)(state, features)
+
+    def pullback(self, state, features, r):
+        return FunctionModel(self.f).pullback(self.params0, features, r)
+
+
+@_pytree
+class QuadraticModel(Model):
+    """The neural quadratic model of ``f`` around ``params0``; made by :func:`quadraticize`."""
+
+    f: Callable
+    params0: Any
+
+    name = "f_quad"
+
+    def __call__(self, params, x):
+        check_same_structure(params, self.params0)
+        return self.predict(params, x)
+
+    def predict(self, state, features):
+        return nt.taylor_expand(with_output_axis(self.f), self.params0, 2)(state, features)
+
+    def pullback(self, state, features, r):
+        # One forward-over-reverse pass at params0: the value is J0^T r, the tangent along delta is H_r delta.
+        delta = jax.tree.map(jnp.subtract, state, self.params0)
+
+        def gradient(params):
+            return FunctionModel(self.f).pullback(params, features, r)
+
+        value, tangent = jax.jvp(gradient, (self.params0,), (delta,))
+        return jax.tree.map(jnp.add, value, tangent)
+
+
+def with_output_axis(f):
+    """``f`` with outputs (n, k): (n,) becomes (n, 1)."""
+
+    def f_2d(params, x):
+        outputs = f(params, x)
+        return outputs[:, None] if outputs.ndim == 1 else outputs
+
+    return f_2d
+
+
+def linearize(f, params0):
+    """The linear model ``f_lin`` of ``f`` around ``params0``.
+
+    Parameters
+    ----------
+    f : callable
+        Any JAX function ``f(params, x) -> (n, k)`` or ``(n,)``, differentiable in ``params``.
+    params0
+        The pytree of floating-point arrays to expand around.
+
+    Returns
+    -------
+    LinearModel
+        Callable as ``model(params, x) -> (n, k)``; ``nqm_tools.train`` starts it at ``params0``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``f`` is no hashable function, or ``params0`` holds no, non-floating or non-finite arrays.
+    """
+    return LinearModel(check_function(f), check_params(params0, "params0"))
+
+
+def quadraticize(f, params0):
+    """The neural quadratic model ``f_quad`` of ``f`` around ``params0`` (second-order Taylor expansion).
+
+    Arguments, result and errors as in :func:`linearize`.
+
+    Notes
+    -----
+    Zhu, Liu, Radhakrishnan, Belkin (ICLR 2024), definition of the NQM. Computed with forward-mode derivatives
+    (``nt.taylor_expand``), so it costs a few evaluations of ``f`` and never builds a Hessian.
+    """
+    return QuadraticModel(check_function(f), check_params(params0, "params0"))
+
+
+def second_order_term(f, params0, params, x):
+    """The quadratic model's second-order term, ``1/2 delta^T H_f(params0; x) delta``, of shape (n, k).
+
+    Parameters
+    ----------
+    f : callable
+        ``f(params, x) -> (n, k)`` or ``(n,)``.
+    params0, params
+        Pytrees of the same structure and shapes.
+    x
+        Inputs (n, ...).
+    """
+    params0, params, x = _check_expansion(f, params0, params, x)
+    delta = jax.tree.map(jnp.subtract, params, params0)
+    f_2d = with_output_axis(f)
+
+    def slope(at):
+        return jax.jvp(lambda p: f_2d(p, x), (at,), (delta,))[1]
+
+    return jax.jvp(slope, (params0,), (delta,))[1] / 2
+
+
+def remainder(f, params0, params, x):
+    """What the quadratic model leaves out, ``f(params; x) - f_quad(params; x)``, of shape (n, k).
+
+    Arguments as in :func:`second_order_term`. It falls with the third power of ``params - params0`` for a smooth
+    ``f``.
+    """
+    params0, params, x = _check_expansion(f, params0, params, x)
+    return FunctionModel(f).predict(params, x) - QuadraticModel(f, params0).predict(params, x)
+
+
+def _check_expansion(f, params0, params, x):
+    params0, params = check_params(params0, "params0"), check_params(params)
+    check_same_structure(params, params0)
+    _, x, _ = check_model(f, params0, x)
+    return params0, params, x
+
+
+def as_model(f):
+    """``f`` as a :class:`Model`: unchanged if it is one, else wrapped."""
+    return f if isinstance(f, Model) else FunctionModel(check_function(f))
+
+
+def check_model(f, params, x, name="x"):
+    """``f`` as a model, ``x`` as an array of the parameters' precision, and the number k of outputs.
+
+    Raises
+    ------
+    ValueError
+        If ``f(params, x)`` fails or does not give (n, k) or (n,) for the n inputs.
+    """
+    model = as_model(f)
+    x = match_precision(check_inputs(name, x), params)
+    if isinstance(model, LinearModel | QuadraticModel):
+        check_same_structure(params, model.params0)
+    function = getattr(model, "f", model)
+    try:
+        # A lambda, since JAX keeps weak references to functions and a named tuple (a network) takes none.
+        shape = jax.eval_shape(lambda p, x: function(p, x), params, x).shape
+    except InputError:
+        raise
+    except Exception as error:
+        raise ValueError(f"f(params, x) failed for {name} of shape {x.shape} and dtype {x.dtype}") from error
+    if len(shape) not in (1, 2) or shape[0] != x.shape[0]:
+        raise ValueError(f"f(params, x) must return (n, k) or (n,) with n = {x.shape[0]} examples; got {shape}")
+    return model, x, shape[1] if len(shape) == 2 else 1
+
+
+def match_precision(x, params):
+    """``x`` in the floating-point type of ``params``; integer inputs (tokens) stay as they are."""
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        return jnp.asarray(x)
+    return jnp.asarray(x, dtype=jnp.result_type(*jax.tree.leaves(params)))

@@ -1,0 +1,343 @@
+"""Tangent kernels, their top eigenpairs, critical learning rates, and the kernel's exact change in one step.
+
+The empirical tangent kernel (NTK) of ``f`` at ``params`` is ``K_ij = <grad f(params; x_i), grad f(params; x_j)>``. It
+sets the critical learning rate: gradient descent on ``1/2 sum_i r_i^2`` moves a linear model's residual along an
+eigenvector of ``K`` by the factor ``1 - learning_rate * lambda``.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import neural_tangents as nt
+import numpy as np
+import scipy.sparse.linalg
+from jax.flatten_util import ravel_pytree
+
+from nqm_tools._validation import (
+    check_choice,
+    check_params,
+    check_rate,
+    check_same_structure,
+    check_targets,
+    check_whole,
+)
+from nqm_tools.expansions import QuadraticModel, check_model, with_output_axis
+from nqm_tools.networks import Network
+
+LOSSES = ("half_sum", "mse")
+
+# Kernels up to this many rows are built and decomposed whole; beyond, top eigenpairs are found matrix-free.
+DENSE_ROWS = 1024
+
+
+def gradient_scale(loss, n):
+    """The factor between the gradient of the named loss over ``n`` examples and that of ``half_sum``.
+
+    ``half_sum`` is ``1/2 sum_i r_i^2``, ``mse`` is ``(1/n) sum_i r_i^2`` (both summed over outputs).
+    """
+    return 1.0 if loss == "half_sum" else 2.0 / n
+
+
+def empirical_ntk(f, params, x1, x2=None):
+    """The empirical tangent kernel of ``f`` at ``params``.
+
+    Parameters
+    ----------
+    f : callable
+        ``f(params, x) -> (n, k)`` or ``(n,)``: a network, a model from :func:`nqm_tools.linearize` or
+        :func:`nqm_tools.quadraticize`, or any JAX function that treats its examples independently of each other.
+    params
+        Pytree of floating-point arrays.
+    x1, x2
+        Inputs (n1, ...) and (n2, ...); ``x2=None`` means ``x1``.
+
+    Returns
+    -------
+    jax.Array
+        (n1, n2) for one output; (n1, n2, k, k) for several.
+
+    Notes
+    -----
+    Computed by ``nt.empirical_ntk_fn``: structured derivatives for the package's networks, contracted Jacobians
+    (memory for n k rows of all parameters) for other functions.
+    """
+    params = check_params(params)
+    model, x1, k = check_model(f, params, x1, "x1")
+    if x2 is not None:
+        _, x2, _ = check_model(f, params, x2, "x2")
+    kernel = _jitted_tangent_kernel(model, params, x1, x1 if x2 is None else x2)
+    return kernel[:, :, 0, 0] if k == 1 else kernel
+
+
+def tangent_kernel(model, params, x1, x2):
+    """The (n1, n2, k, k) kernel of a :class:`~nqm_tools.expansions.Model`, traceable and unchecked."""
+    return _tangent_kernel(model, isinstance(getattr(model, "f", None), Network), params, x1, x2)
+
+
+def _tangent_kernel(function, structured, params, x1, x2):
+    # Structured derivatives are the fastest and smallest on layers; they do not know every primitive, though.
+    implementations = nt.NtkImplementation
+    implementation = implementations.STRUCTURED_DERIVATIVES if structured else implementations.JACOBIAN_CONTRACTION
+    kernel_fn = nt.empirical_ntk_fn(function, trace_axes=(), vmap_axes=0, implementation=implementation)
+    return kernel_fn(x1, x2, params)
+
+
+_jitted_tangent_kernel = jax.jit(tangent_kernel)
+
+
+def kernel_matrix(kernel):
+    """A kernel of shape (n, n) or (n, n, k, k) as a symmetric (n k, n k) matrix."""
+    if kernel.ndim == 2:
+        return kernel
+    n, _, k, _ = kernel.shape
+    return jnp.transpose(jnp.asarray(kernel), (0, 2, 1, 3)).reshape(n * k, n * k)
+
+
+def top_eigenpairs(f, params, x, k=1):
+    """The ``k`` largest eigenvalues of the tangent kernel on ``x``, and their eigenvectors.
+
+    Parameters
+    ----------
+    f, params
+        As in :func:`empirical_ntk`.
+    x
+        Inputs (n, ...).
+    k : int
+        How many; at most n times the number of outputs.
+
+    Returns
+    -------
+    eigenvalues : numpy.ndarray
+        (k,), largest first.
+    eigenvectors : numpy.ndarray
+        (n, k) for one output, (n, outputs, k) for several: normalised, in the order of the eigenvalues, each with a
+        non-negative sum.
+
+    Notes
+    -----
+    Up to 1,024 rows the kernel is built and decomposed. Beyond, ARPACK's restarted Lanczos iteration
+    (``scipy.sparse.linalg.eigsh``) is driven by kernel-vector products ``J (J^T v)``: neither the kernel nor the
+    Jacobian is stored. (It converges to rounding and copes with kernels of low rank, where plain Lanczos makes up
+    eigenvalues.)
+    """
+    params = check_params(params)
+    model, x, outputs = check_model(f, params, x)
+    rows = x.shape[0] * outputs
+    k = check_whole("k", k)
+    if k > rows:
+        raise ValueError(f"k must be at most n times the number of outputs, {rows}; got {k}")
+    if rows <= DENSE_ROWS or k >= rows - 1:
+        matrix = kernel_matrix(_jitted_tangent_kernel(model, params, x, x))
+        eigenvalues, eigenvectors = np.linalg.eigh(np.asarray(matrix))
+    else:
+
+        def product(v):
+            return _kernel_vector_product(model, params, x, v.reshape(x.shape[0], outputs)).ravel()
+
+        eigenvalues, eigenvectors = _largest_eigenpairs(product, rows, k, jnp.result_type(*jax.tree.leaves(params)))
+    order = np.argsort(eigenvalues)[::-1][:k]
+    eigenvectors = eigenvectors[:, order]
+    eigenvectors = eigenvectors * np.where(eigenvectors.sum(axis=0) < 0, -1, 1)
+    shape = (x.shape[0], k) if outputs == 1 else (x.shape[0], outputs, k)
+    return eigenvalues[order], eigenvectors.reshape(shape)
+
+
+@jax.jit
+def _kernel_vector_product(model, params, x, v):
+    def predict(p):
+        return model(p, x)
+
+    _, vjp = jax.vjp(predict, params)
+    return jax.jvp(predict, (params,), vjp(v))[1]
+
+
+def _largest_eigenpairs(product, size, k, dtype):
+    """The k algebraically largest eigenpairs of a symmetric operator, by ARPACK, to rounding."""
+    dtype = np.dtype(dtype)
+    operator = scipy.sparse.linalg.LinearOperator(
+        (size, size), matvec=lambda v: np.asarray(product(v.astype(dtype))), dtype=dtype
+    )
+    start = np.random.default_rng(0).standard_normal(size).astype(dtype)
+    return scipy.sparse.linalg.eigsh(operator, k=k, which="LA", v0=start)
+
+
+def critical_learning_rate(kernel, loss="mse", k=1):
+    """The ``k`` smallest critical learning rates ``2/lambda_i`` of plain gradient descent on the named loss.
+
+    Parameters
+    ----------
+    kernel
+        A tangent kernel on the training inputs, (n, n) or (n, n, outputs, outputs), as :func:`empirical_ntk`
+        returns it.
+    loss : {"mse", "half_sum"}
+        ``half_sum`` is ``1/2 sum r^2``: the rates are ``2/lambda_i``. ``mse`` is ``(1/n) sum r^2``: ``n/lambda_i``.
+    k : int
+        How many, smallest first. With k = 1 the result is a float, else an array (k,).
+
+    Returns
+    -------
+    float or numpy.ndarray
+        Infinite where the eigenvalue is zero to rounding.
+
+    Notes
+    -----
+    A linear model converges below the first and diverges above it. Wide networks and their quadratic models catapult
+    between the first and about twice that (Zhu et al. 2024, Theorem 1). Momentum shifts all of them.
+
+    >>> critical_learning_rate(np.diag([4.0, 1.0]), loss="half_sum", k=2)
+    array([0.5, 2. ])
+    """
+    check_choice("loss", loss, LOSSES)
+    kernel = np.asarray(kernel)
+    if kernel.ndim not in (2, 4) or kernel.shape[0] != kernel.shape[1] or kernel.shape[2:3] != kernel.shape[3:]:
+        raise ValueError(f"kernel must have shape (n, n) or (n, n, outputs, outputs); got {kernel.shape}")
+    if kernel.size == 0 or not np.issubdtype(kernel.dtype, np.number) or not np.isfinite(kernel).all():
+        raise ValueError("kernel must be a non-empty array of finite numbers; it is empty or holds NaN or infinity")
+    matrix = np.asarray(kernel_matrix(kernel), dtype=float)
+    scale = np.abs(matrix).max()
+    rounding = 1e-4 if kernel.dtype.itemsize < 8 else 1e-8
+    if np.abs(matrix - matrix.T).max() > rounding * scale:
+        raise ValueError("kernel must be symmetric: give the kernel of the training inputs with themselves")
+    k = check_whole("k", k)
+    if k > len(matrix):
+        raise ValueError(f"k must be at most the number of eigenvalues, {len(matrix)}; got {k}")
+    eigenvalues = np.linalg.eigvalsh((matrix + matrix.T) / 2)[::-1][:k]
+    zero = len(matrix) * np.finfo(kernel.dtype if kernel.dtype.kind == "f" else float).eps * scale
+    with np.errstate(divide="ignore"):
+        rates = np.where(eigenvalues > zero, 2 / np.abs(eigenvalues), np.inf)
+    rates = rates / gradient_scale(loss, kernel.shape[0])
+    return float(rates[0]) if k == 1 else rates
+
+
+def sharpness(f, params, x, y, loss="mse"):
+    """The largest eigenvalue of the training loss's Hessian in the parameters.
+
+    Parameters
+    ----------
+    f, params
+        As in :func:`empirical_ntk`.
+    x, y
+        Inputs (n, ...) and targets (n, k); (n,) for one output.
+    loss : {"mse", "half_sum"}
+
+    Returns
+    -------
+    float
+        Gradient descent on the named loss is locally stable below ``2 / sharpness``. For a linear model that is the
+        critical learning rate; for others the two differ at finite width.
+
+    Notes
+    -----
+    ARPACK driven by Hessian-vector products (forward over reverse); up to 1,024 parameters the Hessian is built.
+    """
+    check_choice("loss", loss, LOSSES)
+    params = check_params(params)
+    model, x, k = check_model(f, params, x)
+    y = jnp.asarray(check_targets("y", y, x.shape[0], k), dtype=jnp.result_type(*jax.tree.leaves(params)))
+    scale = gradient_scale(loss, x.shape[0])
+    flat, _ = ravel_pytree(params)
+
+    def product(v):
+        return _hessian_vector_product(model, params, x, y, v)
+
+    if flat.size <= DENSE_ROWS:
+        return float(scale * jnp.linalg.eigvalsh(jax.vmap(product)(jnp.eye(flat.size, dtype=flat.dtype)))[-1])
+    eigenvalues, _ = _largest_eigenpairs(product, flat.size, 1, flat.dtype)
+    return float(scale * eigenvalues[0])
+
+
+@jax.jit
+def _hessian_vector_product(model, params, x, y, v):
+    """The product of the Hessian of ``half_sum`` with a flat vector."""
+    flat, unravel = ravel_pytree(params)
+
+    def loss(p):
+        return jnp.sum((model(unravel(p), x) - y) ** 2) / 2
+
+    return jax.jvp(jax.grad(loss), (flat,), (v,))[1]
+
+
+class KernelStep(NamedTuple):
+    """One gradient step of an NQM: ``K(t+1) = K - R_K`` and ``r(t+1) = (I - learning_rate K + R_f) r``.
+
+    Attributes
+    ----------
+    kernel, R_K, R_f
+        (n, n) for one output, (n, n, k, k) for several.
+    residual
+        (n, k).
+    """
+
+    kernel: jax.Array
+    residual: jax.Array
+    R_f: jax.Array
+    R_K: jax.Array
+
+
+def kernel_step(f, params0, params, x, y, learning_rate):
+    """The exact change of an NQM's kernel and residual in one step of gradient descent.
+
+    Parameters
+    ----------
+    f : callable
+        The function whose quadratic model around ``params0`` makes the step; as in :func:`nqm_tools.quadraticize`.
+    params0, params
+        Expansion point, and parameters before the step.
+    x, y
+        Inputs (n, ...) and targets (n, k); (n,) for one output.
+    learning_rate : float
+        For the loss ``half_sum``, ``1/2 sum r^2`` (a rate for ``mse`` is to be multiplied by 2/n).
+
+    Returns
+    -------
+    KernelStep
+        ``kernel`` K(t+1), ``residual`` r(t+1), ``R_f``, ``R_K``.
+
+    Notes
+    -----
+    With ``F`` the (n, p) Jacobian at ``params``, ``r`` the residual and ``G_i = (F^T r)^T H_f(x_i)``,
+
+        r(t+1) = (I - learning_rate K + R_f) r,   R_f = 1/2 learning_rate^2 G F^T
+        K(t+1) = K - R_K,   R_K = learning_rate (G F^T + F G^T) - learning_rate^2 G G^T
+
+    for any quadratic model. (Zhu et al. 2024 print the correction to K with other constants; this form follows from
+    ``F(t+1) = F - learning_rate G``.) ``G`` enters only through n x n products.
+
+    >>> f = lambda w, x: x @ w + (x @ w) ** 2
+    >>> step = kernel_step(f, jnp.zeros(2), jnp.ones(2), jnp.eye(2), jnp.zeros(2), 0.1)
+    >>> step.kernel.shape, step.residual.shape
+    ((2, 2), (2, 1))
+    """
+    params0, params = check_params(params0, "params0"), check_params(params)
+    check_same_structure(params, params0)
+    rate = check_rate("learning_rate", learning_rate)
+    model, x, k = check_model(f, params0, x)
+    y = jnp.asarray(check_targets("y", y, x.shape[0], k), dtype=jnp.result_type(*jax.tree.leaves(params)))
+    return KernelStep(*_kernel_step(QuadraticModel(model.f, params0), params, x, y, rate))
+
+
+@jax.jit
+def _kernel_step(quad, params, x, y, rate):
+    def predict(p):
+        return quad(p, x)
+
+    prediction, vjp = jax.vjp(predict, params)
+    residual = prediction - y
+    (direction,) = vjp(residual)  # F^T r
+    k = prediction.shape[1]
+
+    def stacked(p, x):
+        # The second half's gradient in p is G. So the kernel of both halves together consists of the products
+        # F F^T, F G^T, G F^T and G G^T, and no n x p matrix is built.
+        value, slope = jax.jvp(lambda p: quad(p, x), (p,), (direction,))
+        return jnp.concatenate([value, slope], axis=1)
+
+    blocks = _tangent_kernel(stacked, isinstance(quad.f, Network), params, x, x)
+    ff, fg = blocks[:, :, :k, :k], blocks[:, :, :k, k:]
+    gf, gg = blocks[:, :, k:, :k], blocks[:, :, k:, k:]
+    r_f = rate**2 / 2 * gf
+    r_k = rate * (gf + fg) - rate**2 * gg
+    next_residual = residual + jnp.einsum("ijab,jb->ia", r_f - rate * ff, residual)
+    squeeze = (lambda block: block[:, :, 0, 0]) if k == 1 else (lambda block: block)
+    return squeeze(ff - r_k), next_residual, squeeze(r_f), squeeze(r_k)

@@ -1,0 +1,200 @@
+"""The paper's architectures as neural-tangents ``stax`` triples, in NTK parameterisation and without biases.
+
+>>> import jax
+>>> net = two_layer_fc(width=16)
+>>> params = net.init(jax.random.key(0), (3, 8))
+>>> [w.shape for w in jax.tree.leaves(params)]
+[(8, 16), (16, 1)]
+>>> net(params, jax.numpy.ones((3, 8))).shape
+(3, 1)
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from neural_tangents import stax
+
+from nqm_tools._validation import InputError, check_choice, check_whole
+
+ACTIVATIONS = ("relu", "tanh", "swish", "linear")
+READOUTS = ("average", "flatten")
+READOUT_INITS = ("sign", "normal")
+
+
+class Network(NamedTuple):
+    """A neural-tangents ``stax`` triple that can be called: ``net(params, x) -> (n, outputs)``.
+
+    Attributes
+    ----------
+    init_fn
+        ``init_fn(key, input_shape) -> (output_shape, params)``.
+    apply_fn
+        ``apply_fn(params, x) -> (n, outputs)``.
+    kernel_fn
+        The infinite-width NNGP and NTK kernels, ``kernel_fn(x1, x2, get)``, where stax has them (ReLU and linear
+        networks; for tanh and swish it raises NotImplementedError).
+    """
+
+    init_fn: Callable
+    apply_fn: Callable
+    kernel_fn: Callable
+
+    def __call__(self, params, x):
+        return self.apply_fn(params, x)
+
+    def init(self, key, input_shape):
+        """Draw parameters.
+
+        Parameters
+        ----------
+        key
+            A JAX random key, such as ``jax.random.key(0)``.
+        input_shape
+            The shape of the inputs, batch axis included: ``(n, d)`` or ``(n, height, width, channels)``.
+
+        Returns
+        -------
+        params
+            As stax has them: a list with one tuple a layer; weights (d, m) and (m, k), a convolution's
+            (3, 3, channels, m).
+        """
+        if not isinstance(key, jax.Array):
+            raise TypeError(f"key must be a JAX random key such as jax.random.key(0); got {key!r}")
+        try:
+            shape = tuple(check_whole("each entry of input_shape", size) for size in input_shape)
+        except TypeError:
+            raise TypeError(
+                f"input_shape must be a tuple of whole numbers >= 1, batch axis included; got {input_shape!r}"
+            ) from None
+        return self.init_fn(key, shape)[1]
+
+
+def two_layer_fc(width, *, activation="relu", outputs=1, readout_init="sign"):
+    """The network of the theory, ``f(U, v; x) = (1/sqrt(m)) sum_k v_k act(u_k . x / sqrt(d))``.
+
+    Parameters
+    ----------
+    width : int
+        The number m of hidden units.
+    activation : {"relu", "tanh", "swish", "linear"}
+    outputs : int
+        The number k of outputs.
+    readout_init : {"sign", "normal"}
+        Readout weights ±1 with equal probability (the paper's main text), or standard normal.
+
+    Returns
+    -------
+    Network
+        Images are flattened first. The same arguments return the same object, so what JAX compiled for it is reused.
+
+    Notes
+    -----
+    Zhu, Liu, Radhakrishnan, Belkin, "Quadratic models for understanding catapult dynamics of neural networks"
+    (ICLR 2024), equation of the two-layer network; all first-layer weights are standard normal.
+    """
+    return deep_fc(width, depth=2, activation=activation, outputs=outputs, readout_init=readout_init)
+
+
+def deep_fc(width, *, depth=3, activation="relu", outputs=1, readout_init="sign"):
+    """A fully connected network with ``depth`` weight layers; see :func:`two_layer_fc` for the other arguments."""
+    width, depth = check_whole("width", width), check_whole("depth", depth, minimum=2)
+    return _deep_fc(width, depth, *_check_options(activation, outputs, readout_init))
+
+
+@functools.lru_cache(maxsize=None)
+def _deep_fc(width, depth, activation, outputs, readout_init):
+    hidden = [layer for _ in range(depth - 1) for layer in (_dense(width), _activation(activation))]
+    triple = stax.serial(stax.Flatten(), *hidden, _dense(outputs))
+    return _network(triple, readout_init, _check_fc_input)
+
+
+def two_layer_cnn(width, *, readout="average", activation="relu", outputs=1, readout_init="sign"):
+    """One 3x3 convolution with ``width`` channels (stride 1, SAME padding), then a dense readout.
+
+    Parameters
+    ----------
+    width : int
+        The number m of channels.
+    readout : {"average", "flatten"}
+        A dense layer on the average over positions, or on all positions.
+    activation, outputs, readout_init
+        As in :func:`two_layer_fc`.
+
+    Returns
+    -------
+    Network
+        For images (n, height, width, channels).
+    """
+    check_choice("readout", readout, READOUTS)
+    width = check_whole("width", width)
+    return _two_layer_cnn(width, readout, *_check_options(activation, outputs, readout_init))
+
+
+@functools.lru_cache(maxsize=None)
+def _two_layer_cnn(width, readout, activation, outputs, readout_init):
+    convolution = stax.Conv(width, (3, 3), padding="SAME", W_std=1.0, b_std=None, parameterization="ntk")
+    pool = stax.GlobalAvgPool() if readout == "average" else stax.Flatten()
+    triple = stax.serial(convolution, _activation(activation), pool, _dense(outputs))
+    return _network(triple, readout_init, _check_cnn_input)
+
+
+def _check_options(activation, outputs, readout_init):
+    check_choice("activation", activation, ACTIVATIONS)
+    check_choice("readout_init", readout_init, READOUT_INITS)
+    return activation, check_whole("outputs", outputs), readout_init
+
+
+def _dense(width):
+    return stax.Dense(width, W_std=1.0, b_std=None, parameterization="ntk")
+
+
+def _activation(name):
+    return {
+        "relu": stax.Relu,
+        "tanh": lambda: stax.Elementwise(jnp.tanh),
+        "swish": lambda: stax.Elementwise(jax.nn.swish),
+        "linear": stax.Identity,
+    }[name]()
+
+
+def _network(triple, readout_init, check_input):
+    init_stax, apply_stax, kernel_fn = triple
+
+    def init_fn(key, input_shape):
+        check_input(input_shape)
+        key_stax, key_sign = jax.random.split(key)
+        output_shape, params = init_stax(key_stax, input_shape)
+        if readout_init == "sign":
+            readout = params[-1][0]
+            params[-1] = (jax.random.rademacher(key_sign, readout.shape, readout.dtype), *params[-1][1:])
+        return output_shape, params
+
+    def apply_fn(params, x, **kwargs):
+        shape = jnp.shape(x)
+        check_input(shape)
+        leaves = jax.tree.leaves(params)
+        # Weights are (d, m) for flattened inputs and (3, 3, channels, m) for images.
+        size = math.prod(shape[1:]) if check_input is _check_fc_input else shape[-1]
+        expected = jnp.shape(leaves[0])[-2] if leaves and jnp.ndim(leaves[0]) >= 2 else None
+        if size != expected:
+            raise InputError(
+                f"x of shape {shape} does not fit the first weights of params, "
+                f"{jnp.shape(leaves[0]) if leaves else 'none'}: {expected} input features were expected, got {size}"
+            )
+        return apply_stax(params, x, **kwargs)
+
+    return Network(init_fn, apply_fn, kernel_fn)
+
+
+def _check_fc_input(shape):
+    if len(shape) < 2:
+        raise InputError(f"x must have shape (n, d) or (n, height, width, channels); got {shape}")
+
+
+def _check_cnn_input(shape):
+    if len(shape) != 4:
+        raise InputError(f"x must be images of shape (n, height, width, channels); got {shape}")

@@ -1,0 +1,204 @@
+"""What a training run leaves: its frame, its regime, its parameters, and a file of all that."""
+
+import dataclasses
+import json
+import math
+import os
+import pathlib
+import platform
+import tempfile
+from typing import Any
+
+import jax
+import numpy as np
+
+from nqm_tools._version import __version__
+
+# A loss has "risen" when it is this share of the first loss above its running minimum.
+CATAPULT_RISE = 0.05
+
+
+def regime(losses):
+    """The regime of a full-batch run, from the training losses of all its steps.
+
+    Parameters
+    ----------
+    losses : sequence of float
+        Training loss at step 0, 1, ...; at least one.
+
+    Returns
+    -------
+    {"monotone", "catapult", "divergent"}
+        ``divergent`` if a loss is not finite or the last is above the first; else ``catapult`` if the loss ever rises
+        above its running minimum by more than 5 % of the first loss; else ``monotone``.
+
+    >>> regime([1.0, 0.5, 0.1]), regime([1.0, 20.0, 0.1]), regime([1.0, 2.0])
+    ('monotone', 'catapult', 'divergent')
+    """
+    losses = np.asarray(losses)
+    if losses.ndim != 1 or losses.size == 0 or not np.issubdtype(losses.dtype, np.number):
+        raise ValueError(f"losses must be a non-empty sequence of numbers; got shape {losses.shape}")
+    if not np.isfinite(losses).all() or losses[-1] > losses[0]:
+        return "divergent"
+    rise = np.max(losses - np.minimum.accumulate(losses))
+    return "catapult" if rise > CATAPULT_RISE * losses[0] else "monotone"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Run:
+    """A training run; made by :func:`nqm_tools.train` or :meth:`load`.
+
+    Attributes
+    ----------
+    model : str
+        ``f``, ``f_lin`` or ``f_quad``.
+    learning_rate : float
+    losses : numpy.ndarray
+        Training loss of every step, from step 0.
+    records : dict of numpy.ndarray
+        The frame's columns.
+    params
+        The parameters after the last step, as the model takes them.
+    stopped : str
+        ``finished``, ``diverged at step ...`` or ``interrupted at step ...``.
+    settings : dict
+        What the run was asked to do, and the provenance of its data.
+    environment : dict
+        Versions and device.
+    """
+
+    model: str
+    learning_rate: float
+    losses: np.ndarray
+    records: dict
+    params: Any
+    stopped: str
+    settings: dict
+    environment: dict = dataclasses.field(default_factory=lambda: environment())
+
+    @property
+    def frame(self):
+        """Tidy pandas rows: model, learning_rate, step, train_loss and what was recorded."""
+        import pandas as pd
+
+        return pd.DataFrame({"model": self.model, "learning_rate": self.learning_rate, **self.records})
+
+    @property
+    def regime(self):
+        """See :func:`regime`. (For mini-batches too: the losses are those of the whole training set.)"""
+        return regime(self.losses)
+
+    @property
+    def peak_loss(self):
+        """The highest training loss of all steps; infinite if one was not finite."""
+        return float(np.max(self.losses)) if np.isfinite(self.losses).all() else math.inf
+
+    @property
+    def best_test_loss(self):
+        """The lowest recorded test loss; NaN for a run that diverged."""
+        return self._at_best("test_loss")
+
+    @property
+    def best_step(self):
+        """The step of the lowest recorded test loss; NaN for a run that diverged."""
+        return self._at_best("step")
+
+    def _at_best(self, column):
+        if "test_loss" not in self.records:
+            raise ValueError("the run did not record test_loss")
+        test_losses = self.records["test_loss"]
+        if self.regime == "divergent" or np.isnan(test_losses).all():
+            return math.nan
+        return float(self.records[column][np.nanargmin(test_losses)])
+
+    def __repr__(self):
+        return (
+            f"<Run of {self.model}: learning rate {self.learning_rate:.4g}, {len(self.losses) - 1} of "
+            f"{self.settings['steps']} steps, {self.stopped}, {self.regime}>"
+        )
+
+    def save(self, path):
+        """Write the run to one NumPy ``.npz`` file, whole or not at all.
+
+        ``params`` must be a tree of lists, tuples, dictionaries and arrays (as networks here have them).
+        """
+        path = pathlib.Path(path)
+        leaves, tree = jax.tree.flatten(self.params)
+        header = {
+            "format": 1,
+            "model": self.model,
+            "learning_rate": self.learning_rate,
+            "stopped": self.stopped,
+            "settings": self.settings,
+            "environment": self.environment,
+            "params": _describe(self.params, iter(range(len(leaves)))),
+        }
+        arrays = {f"record/{name}": values for name, values in self.records.items()}
+        arrays |= {f"leaf/{i}": np.asarray(leaf) for i, leaf in enumerate(leaves)}
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                np.savez_compressed(file, header=json.dumps(header), losses=self.losses, **arrays)
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+        return path
+
+    @classmethod
+    def load(cls, path):
+        """Read a run that :meth:`save` wrote."""
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                header = json.loads(str(file["header"]))
+                arrays = {name: file[name] for name in file.files if name != "header"}
+        except FileNotFoundError:
+            raise
+        except Exception as error:
+            raise ValueError(f"{path} is no run that nqm_tools saved, or it is damaged: {error}") from error
+        records = {n.removeprefix("record/"): values for n, values in arrays.items() if n.startswith("record/")}
+        return cls(
+            losses=arrays["losses"],
+            records=records,
+            params=_rebuild(header["params"], arrays),
+            **{name: header[name] for name in ("model", "learning_rate", "stopped", "settings", "environment")},
+        )
+
+
+def environment():
+    """Versions and device, for provenance."""
+    device = jax.devices()[0]
+    return {
+        "nqm_tools": __version__,
+        "jax": jax.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "platform": platform.machine(),
+        "device": device.device_kind,
+    }
+
+
+def _describe(tree, counter):
+    """A JSON skeleton of a tree; each array is its number in the order of ``jax.tree.leaves``."""
+    if tree is None:
+        return None
+    if type(tree) in (list, tuple):
+        return {type(tree).__name__: [_describe(item, counter) for item in tree]}
+    if isinstance(tree, dict) and all(isinstance(key, str) for key in tree):
+        return {"dict": {key: _describe(tree[key], counter) for key in sorted(tree)}}
+    if isinstance(tree, jax.Array | np.ndarray):
+        return next(counter)
+    raise TypeError(
+        f"params must be lists, tuples, dictionaries with string keys and arrays to be saved; got {type(tree).__name__}"
+    )
+
+
+def _rebuild(skeleton, arrays):
+    if skeleton is None:
+        return None
+    if isinstance(skeleton, int):
+        return jax.numpy.asarray(arrays[f"leaf/{skeleton}"])
+    ((kind, items),) = skeleton.items()
+    if kind == "dict":
+        return {key: _rebuild(item, arrays) for key, item in items.items()}
+    return {"list": list, "tuple": tuple}[kind](_rebuild(item, arrays) for item in items)
