@@ -103,6 +103,21 @@ class Run:
         """The step of the lowest recorded test loss; NaN for a run that diverged."""
         return self._at_best("step")
 
+    @property
+    def summary(self):
+        """One row about the run, as a dictionary: model, learning_rate, regime, peak_loss, best_test_loss, ..."""
+        return {
+            "model": self.model,
+            "learning_rate": self.learning_rate,
+            "seed": self.settings["seed"],
+            "regime": self.regime,
+            "peak_loss": self.peak_loss,
+            "final_loss": float(self.losses[-1]),
+            "best_test_loss": self.best_test_loss,
+            "best_step": self.best_step,
+            "stopped": self.stopped,
+        }
+
     def _at_best(self, column):
         if "test_loss" not in self.records:
             raise ValueError("the run did not record test_loss")

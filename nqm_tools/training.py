@@ -8,6 +8,7 @@ how often to record and the learning rate are arguments too, so a second run wit
 
 import functools
 import math
+import sys
 import time
 
 import jax
@@ -218,7 +219,7 @@ def _run_loop(problem, scalars, settings, name, progress):
         total=steps,
         desc=f"{name}, learning rate {scalars['learning_rate']:.3g}",
         unit="step",
-        disable=None if progress is None else not progress,
+        disable=not (sys.stderr.isatty() if progress is None else progress),
         delay=1 if progress is None else 0,
         leave=bool(progress),
     )

@@ -1,0 +1,141 @@
+"""The ``nqm`` command."""
+
+import argparse
+import importlib.metadata
+import platform
+import sys
+
+from nqm_tools._version import __version__
+
+
+def main(argv=None):
+    """Run a subcommand; returns the exit code: 0 good, 1 something failed, 2 wrong usage, 130 interrupted."""
+    parser = _parser()
+    args = parser.parse_args(argv)
+    try:
+        return args.run(args)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
+        # What a user can put right, in one line; anything else is a fault and keeps its traceback.
+        print(f"nqm: {error}", file=sys.stderr)
+        return 2 if isinstance(error, ValueError) else 1
+
+
+def _parser():
+    parser = argparse.ArgumentParser(prog="nqm", description="Catapult dynamics and neural quadratic models.")
+    parser.add_argument("--version", action="version", version=f"nqm-tools {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    doctor = commands.add_parser("doctor", help="versions, devices, a check of neural-tangents, data found")
+    doctor.set_defaults(run=_doctor)
+
+    datasets = commands.add_parser("datasets", help="list, fetch or verify the paper's data sets")
+    datasets.add_argument("action", choices=("list", "fetch", "verify"))
+    datasets.add_argument("names", nargs="*", metavar="NAME", help="data sets; all by default")
+    datasets.add_argument("--root", help="a folder with the publishers' files (else NQM_DATA_DIR, else the cache)")
+    datasets.set_defaults(run=_datasets)
+
+    reproduce = commands.add_parser("reproduce", help="run the notebooks; write pages and figures (needs a clone)")
+    reproduce.add_argument("--scale", choices=("quick", "paper"), default="quick")
+    reproduce.add_argument("--only", nargs="+", default=(), metavar="NN", help="numbers of notebooks, such as 00 A1")
+    reproduce.add_argument("--output", default="reproduced", metavar="DIR")
+    reproduce.set_defaults(run=_reproduce)
+    return parser
+
+
+def _doctor(args):
+    from nqm_tools import _files
+
+    packages = ("jax", "jaxlib", "neural-tangents", "numpy", "scipy", "pandas")
+    optional = ("seaborn", "scikit-learn", "pooch", "jupyterlab", "papermill")
+    print(f"nqm-tools        {__version__}")
+    print(f"python           {platform.python_version()} on {platform.system()} {platform.machine()}")
+    for name in packages + optional:
+        print(f"{name:16} {_version(name)}")
+    import jax
+
+    print(f"{'devices':16} {', '.join(f'{d.device_kind} ({d.platform})' for d in jax.devices())}")
+    error = _kernel_error()
+    good = error < 1e-4
+    print(f"{'neural-tangents':16} {'works' if good else 'WRONG'}: kernel off by {error:.1e} (relative, float32)")
+    print(f"{'data cache':16} {_files.cache_folder() if _version('pooch') != 'not installed' else 'needs pooch'}")
+    _print_data(_files.SOURCES, None)
+    return 0 if good else 1
+
+
+def _version(name):
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _kernel_error():
+    """The largest relative error of neural-tangents' kernel against one from plain Jacobians."""
+    import jax
+    import jax.numpy as jnp
+
+    import nqm_tools as nqm
+
+    net = nqm.networks.two_layer_fc(64)
+    x = jax.random.normal(jax.random.key(0), (5, 8))
+    params = net.init(jax.random.key(1), x.shape)
+    jacobian = jnp.concatenate(
+        [leaf.reshape(len(x), -1) for leaf in jax.tree.leaves(jax.jacobian(net.apply_fn)(params, x))], axis=1
+    )
+    kernel = jacobian @ jacobian.T
+    return float(jnp.abs(nqm.empirical_ntk(net, params, x) - kernel).max() / jnp.abs(kernel).max())
+
+
+def _datasets(args):
+    from nqm_tools import _files
+
+    names = args.names or list(_files.SOURCES)
+    unknown = [name for name in names if name not in _files.SOURCES]
+    if unknown:
+        raise ValueError(f"unknown data set {', '.join(unknown)}; there are {', '.join(_files.SOURCES)}")
+    if args.action == "list":
+        print("digits    ships inside scikit-learn")
+        _print_data(names, args.root)
+        return 0
+    good = True
+    for name in names:
+        try:
+            files = _files.locate(name, args.root, download=args.action == "fetch")
+        except FileNotFoundError as error:
+            print(f"{name}: {error}", file=sys.stderr)
+            good = False
+            continue
+        for file in files:
+            verdict = {True: "as published", False: "NOT the published file", None: "no checksum is published"}
+            print(f"{name:9} {file.path}  MD5 {file.md5}  {verdict[file.as_published]}")
+            good = good and file.as_published is not False
+    return 0 if good else 1
+
+
+def _print_data(names, root):
+    import warnings
+
+    from nqm_tools import _files
+
+    for name in names:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the line below says whether the files are the published ones
+                files = _files.locate(name, root, download=False)
+        except FileNotFoundError:
+            print(f"{name:9} not here; `nqm datasets fetch {name}` downloads it")
+        else:
+            changed = any(file.as_published is False for file in files)
+            print(f"{name:9} {files[0].path.parent}{' (not the published files)' if changed else ''}")
+
+
+def _reproduce(args):
+    from nqm_tools import reproduce
+
+    results = reproduce.reproduce(args.output, scale=args.scale, only=args.only)
+    if any(result.problem == reproduce.INTERRUPTED for result in results):
+        return 130
+    return 1 if any(result.problem for result in results) else 0

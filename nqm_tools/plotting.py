@@ -1,0 +1,207 @@
+"""The figures. Each takes ``ax=`` and returns it; :func:`save` writes PDF and SVG.
+
+One colour, dash and marker for each model everywhere, of different lightness, so that figures read in grey too.
+"""
+
+import pathlib
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+
+MODELS = ("f", "f_lin", "f_quad")
+LABELS = {"f": "network $f$", "f_lin": r"linear model $f_{\mathrm{lin}}$", "f_quad": r"quadratic model $f_{\mathrm{quad}}$"}
+PALETTE = {"f": "#12355b", "f_lin": "#9aa5b1", "f_quad": "#d1602b"}
+DASHES = {"f": "", "f_lin": (1, 1), "f_quad": (4, 1.5)}
+MARKERS = {"f": "o", "f_lin": "s", "f_quad": "^"}
+
+
+def loss_curves(frame, *, column="train_loss", ax=None):
+    """A loss against steps, one line for each model and learning rate, on a logarithmic axis.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        Rows of ``Run.frame``, of one run or of several concatenated.
+    column : str
+        What to draw: ``train_loss``, ``test_loss``, ...
+    ax : matplotlib.axes.Axes, optional
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+    """
+    _check_columns(frame, ("model", "learning_rate", "step", column))
+    ax = _axes(ax)
+    # A diverged run's last values would stretch the axis until nothing else can be seen.
+    finite = frame[np.isfinite(frame[column])]
+    sns.lineplot(
+        finite,
+        x="step",
+        y=column,
+        hue="model",
+        style="model",
+        units="learning_rate",
+        estimator=None,
+        palette=PALETTE,
+        dashes=DASHES,
+        hue_order=[model for model in MODELS if model in set(frame["model"])],
+        ax=ax,
+    )
+    ax.set_yscale("log")
+    ax.set_xlabel("step")
+    ax.set_ylabel(column.replace("_", " "))
+    _name_models(ax)
+    return ax
+
+
+def regimes(frame, critical_learning_rate, *, axes=None):
+    """Training loss against steps, one panel a learning rate, titled with its ratio to the critical one.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        Rows of ``Run.frame`` of all runs.
+    critical_learning_rate : float
+        In the units of the frame's learning rates.
+    axes : sequence of matplotlib.axes.Axes, optional
+        One for each learning rate.
+
+    Returns
+    -------
+    numpy.ndarray of matplotlib.axes.Axes
+    """
+    _check_columns(frame, ("model", "learning_rate", "step", "train_loss"))
+    rates = sorted(frame["learning_rate"].unique())
+    if axes is None:
+        _, axes = plt.subplots(1, len(rates), figsize=(4 * len(rates), 3.4), sharey=True, layout="constrained")
+    axes = np.atleast_1d(axes)
+    if len(axes) != len(rates):
+        raise ValueError(f"axes must hold one for each of the {len(rates)} learning rates; got {len(axes)}")
+    first = frame.loc[frame["step"] == 0, "train_loss"].max()
+    for i, (ax, rate) in enumerate(zip(axes, rates, strict=True)):
+        loss_curves(frame[frame["learning_rate"] == rate], ax=ax)
+        ax.axhline(first, color="0.7", linewidth=0.8, zorder=0)
+        ax.set_title(rf"$\eta = {rate / critical_learning_rate:.3g}\,\eta_{{\mathrm{{crit}}}}$")
+        if i:
+            ax.get_legend().remove()
+    # Beyond that a run has blown up; what remains has room.
+    axes[0].set_ylim(top=min(axes[0].get_ylim()[1], 1e4 * first))
+    return axes
+
+
+def best_test_loss(summary, *, ax=None):
+    """Best test loss against learning rate: mean over seeds, band of one standard deviation, divergence marked.
+
+    Parameters
+    ----------
+    summary : pandas.DataFrame
+        One row a run with columns ``model``, ``learning_rate_ratio`` (learning rate over critical learning rate),
+        ``best_test_loss`` and ``regime``, as ``Run.summary`` gives them.
+    ax : matplotlib.axes.Axes, optional
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        A cross at the upper edge stands for a model and rate at which every run diverged, an open marker for one at
+        which some did (the mean is then over the others).
+    """
+    _check_columns(summary, ("model", "learning_rate_ratio", "best_test_loss", "regime"))
+    ax = _axes(ax)
+    finite = summary[np.isfinite(summary["best_test_loss"])]
+    sns.lineplot(
+        finite,
+        x="learning_rate_ratio",
+        y="best_test_loss",
+        hue="model",
+        style="model",
+        errorbar="sd",
+        palette=PALETTE,
+        dashes=DASHES,
+        markers=MARKERS,
+        markersize=6,
+        hue_order=[model for model in MODELS if model in set(summary["model"])],
+        ax=ax,
+    )
+    diverged = summary["regime"].eq("divergent").groupby([summary["model"], summary["learning_rate_ratio"]]).mean()
+    heights = {model: 0.97 - 0.05 * i for i, model in enumerate(MODELS)}
+    for (model, ratio), share in diverged[diverged > 0].items():
+        ax.plot(
+            ratio,
+            heights[model],
+            marker="X" if share == 1 else "x",
+            color=PALETTE[model],
+            markersize=8,
+            linestyle="none",
+            transform=ax.get_xaxis_transform(),
+            clip_on=False,
+        )
+    if (diverged == 1).any():
+        ax.plot([], [], marker="X", color="0.4", linestyle="none", label="every run diverges")
+    if ((diverged > 0) & (diverged < 1)).any():
+        ax.plot([], [], marker="x", color="0.4", linestyle="none", label="some runs diverge")
+    ax.axvline(1, color="0.6", linewidth=0.8, zorder=0)
+    ax.set_xlabel(r"learning rate / critical learning rate, $\eta/\eta_{\mathrm{crit}}$")
+    ax.set_ylabel("best test loss (mean squared error)")
+    _name_models(ax)
+    return ax
+
+
+def examples(data, *, rows=1, columns=10, axes=None):
+    """The first training images with their labels.
+
+    Parameters
+    ----------
+    data : Data
+        With images (n, height, width, channels); the first channel is drawn.
+    rows, columns : int
+    axes : sequence of matplotlib.axes.Axes, optional
+        ``rows * columns`` of them.
+
+    Returns
+    -------
+    numpy.ndarray of matplotlib.axes.Axes
+    """
+    if data.x_train.ndim != 4:
+        raise ValueError(f"data must hold images (n, height, width, channels); got shape {data.x_train.shape}")
+    if axes is None:
+        _, axes = plt.subplots(rows, columns, figsize=(columns, 1.2 * rows), layout="constrained")
+    axes = np.ravel(axes)
+    for ax, image, label in zip(axes, data.x_train, data.y_train[:, 0], strict=False):
+        ax.imshow(image[..., 0], cmap="gray_r")
+        ax.set_title(f"{label:+.0f}")
+    for ax in axes:
+        ax.set_axis_off()
+    return axes
+
+
+def save(ax, path):
+    """Write the figure that ``ax`` belongs to as ``path.pdf`` and ``path.svg``; returns both paths."""
+    path = pathlib.Path(path)
+    paths = [path.with_name(path.name + suffix) for suffix in (".pdf", ".svg")]
+    for target in paths:
+        np.ravel(ax)[0].figure.savefig(target, bbox_inches="tight")
+    return paths
+
+
+def _axes(ax):
+    if ax is None:
+        _, ax = plt.subplots(figsize=(6.4, 4), layout="constrained")
+    return ax
+
+
+def _name_models(ax):
+    handles, labels = ax.get_legend_handles_labels()
+    ax.legend(handles, [LABELS.get(label, label) for label in labels], frameon=False)
+
+
+def _check_columns(frame, needed):
+    if not isinstance(frame, pd.DataFrame):
+        raise TypeError(f"frame must be a pandas DataFrame; got {type(frame).__name__}")
+    missing = [column for column in needed if column not in frame.columns]
+    if missing or frame.empty:
+        raise ValueError(f"frame must have rows with columns {', '.join(needed)}; missing: {missing or 'rows'}")
+    unknown = set(frame["model"]) - set(MODELS)
+    if unknown:
+        raise ValueError(f"models must be among {MODELS}; got {sorted(unknown)}")

@@ -1,0 +1,229 @@
+"""Runs the numbered notebooks and writes what they show as pages that can be read offline.
+
+What it leaves in the output folder: ``notebooks/`` (executed), one HTML page each, ``figures/`` (PNG), and
+``index.html`` with all figures.
+"""
+
+import base64
+import html
+import pathlib
+import re
+import time
+from typing import NamedTuple
+
+SCALES = ("quick", "paper")
+_NUMBERED = re.compile(r"(\d\d|A\d)_\w+\.ipynb")
+
+
+class Result(NamedTuple):
+    """How one notebook ended: ``problem`` is None if it ran through; ``figures`` are paths in the output folder."""
+
+    number: str
+    title: str
+    page: str | None
+    figures: list
+    seconds: float
+    problem: str | None
+
+
+def notebooks_folder():
+    """The clone's ``notebooks/``.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the package does not lie in a clone: installed packages carry no notebooks.
+    """
+    folder = pathlib.Path(__file__).resolve().parent.parent / "notebooks"
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            "the notebooks are part of the repository, not of the installed package: "
+            "clone it, install it from there (`make setup`), and run this in the clone"
+        )
+    return folder
+
+
+def select(only=()):
+    """The numbered notebooks in order; with ``only``, those whose numbers (``00``, ``A1``) are in it."""
+    found = {path.name[:2]: path for path in sorted(notebooks_folder().iterdir()) if _NUMBERED.fullmatch(path.name)}
+    unknown = [number for number in only if number not in found]
+    if unknown:
+        raise ValueError(f"no notebook is numbered {', '.join(unknown)}; there are {', '.join(found)}")
+    return [path for number, path in found.items() if not only or number in only]
+
+
+def reproduce(output, *, scale="quick", only=(), say=print):
+    """Execute notebooks and write pages and figures.
+
+    Parameters
+    ----------
+    output : path
+        A folder; made if need be. Pages of an earlier call are overwritten.
+    scale : {"quick", "paper"}
+        Goes into each notebook's parameter ``scale``.
+    only : sequence of str
+        Numbers of the notebooks to run; all by default.
+    say : callable
+        Gets one line of progress at a time.
+
+    Returns
+    -------
+    list of Result
+        A notebook that fails is a result with its problem; the others still run. After Ctrl-C the last result says
+        so, and the finished ones are in place.
+    """
+    from nqm_tools._validation import check_choice
+
+    check_choice("scale", scale, SCALES)
+    paths = select(only)
+    output = pathlib.Path(output)
+    for folder in (output / "notebooks", output / "figures"):
+        folder.mkdir(parents=True, exist_ok=True)
+    results = []
+    for i, path in enumerate(paths):
+        say(f"[{i + 1}/{len(paths)}] {path.stem} ...")
+        results.append(_run(path, output, scale))
+        _write_index(output, results, scale)
+        result = results[-1]
+        say(f"[{i + 1}/{len(paths)}] {path.stem}: {result.problem or 'done'}, {result.seconds:.0f} s")
+        if result.problem == INTERRUPTED:
+            break
+    say(f"Open {(output / 'index.html').resolve()}")
+    return results
+
+
+INTERRUPTED = "interrupted"
+
+
+def _run(path, output, scale):
+    import nbformat
+    import papermill
+
+    executed = output / "notebooks" / path.name
+    began, problem = time.monotonic(), None
+    try:
+        papermill.execute_notebook(
+            str(path),
+            str(executed),
+            parameters={"scale": scale},
+            kernel_name="python3",
+            cwd=str(path.parent),
+            progress_bar={"desc": path.stem, "leave": False},
+            log_output=False,
+        )
+    except KeyboardInterrupt:
+        problem = INTERRUPTED
+    except papermill.PapermillExecutionError as error:
+        problem = f"failed in cell {error.exec_count}: {error.ename}: {error.evalue}"
+    seconds = time.monotonic() - began
+    notebook = nbformat.read(executed if executed.is_file() else path, as_version=4)
+    title = _title(notebook) or path.stem
+    number = path.name[:2]
+    if problem == INTERRUPTED:
+        return Result(number, title, None, [], seconds, problem)
+    page = f"{path.stem}.html"
+    (output / page).write_text(_to_html(notebook, title), encoding="utf-8")
+    return Result(number, title, page, _write_figures(notebook, path.stem, output), seconds, problem)
+
+
+def _title(notebook):
+    for cell in notebook.cells:
+        match = cell.cell_type == "markdown" and re.match(r"# (.+)", cell.source)
+        if match:
+            return match[1].strip()
+    return None
+
+
+def _write_figures(notebook, stem, output):
+    for old in (output / "figures").glob(f"{stem}_*.png"):
+        old.unlink()
+    figures = []
+    for cell in notebook.cells:
+        for out in cell.get("outputs", []):
+            image = out.get("data", {}).get("image/png")
+            if image:
+                name = f"figures/{stem}_{len(figures) + 1}.png"
+                (output / name).write_bytes(base64.b64decode(image))
+                figures.append(name)
+    return figures
+
+
+# Notebook pages fetch scripts (MathJax, RequireJS, ...) from the web by default. Leave those out; formulas are
+# turned into MathML, which browsers draw themselves.
+_OFFLINE_TEMPLATE = """
+{%- extends 'lab/index.html.j2' -%}
+{%- block html_head_js -%}{%- endblock html_head_js -%}
+{%- block html_head_js_mathjax -%}{%- endblock html_head_js_mathjax -%}
+{%- block html_head_js_mermaidjs -%}{%- endblock html_head_js_mermaidjs -%}
+{%- block jupyter_widgets -%}{%- endblock jupyter_widgets -%}
+"""
+
+
+def _to_html(notebook, title):
+    import copy
+
+    from nbconvert import HTMLExporter
+
+    notebook = copy.deepcopy(notebook)
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = formulas_to_mathml(cell.source)
+    exporter = HTMLExporter(raw_template=_OFFLINE_TEMPLATE)
+    body, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": title}})
+    return body
+
+
+def formulas_to_mathml(markdown):
+    """Markdown with ``$...$`` and ``$$...$$`` as MathML; code stays as it is."""
+    from latex2mathml.converter import convert
+
+    def replace(match):
+        if match["code"]:
+            return match["code"]
+        display = match["display"] is not None
+        latex = match["display"] if display else match["inline"]
+        return convert(latex.strip(), display="block" if display else "inline")
+
+    pattern = r"(?P<code>```.*?```|`[^`\n]*`)|\$\$(?P<display>.+?)\$\$|\$(?P<inline>[^$\n]+(?:\n[^$\n]+)?)\$"
+    return re.sub(pattern, replace, markdown, flags=re.DOTALL)
+
+
+_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>nqm-tools: reproduced figures</title>
+<style>
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; }}
+h2 {{ margin-top: 2.5rem; border-top: 1px solid #ddd; padding-top: 1rem; font-size: 1.25rem; }}
+img {{ max-width: 100%; display: block; margin: 1rem 0; }}
+.note {{ color: #666; }}
+.problem {{ color: #a00; font-weight: 600; }}
+</style>
+</head>
+<body>
+<h1>Catapults in wide networks: reproduced figures</h1>
+<p class="note">Computed on this machine at scale “{scale}”. {count}</p>
+{sections}
+</body>
+</html>
+"""
+
+
+def _write_index(output, results, scale):
+    sections = []
+    for result in results:
+        title = html.escape(f"{result.number}  {result.title}")
+        heading = f'<a href="{result.page}">{title}</a>' if result.page else title
+        state = f'<p class="problem">{html.escape(result.problem)}</p>' if result.problem else ""
+        figures = "\n".join(
+            f'<a href="{name}"><img src="{name}" alt="{title}, figure {i + 1}"></a>'
+            for i, name in enumerate(result.figures)
+        )
+        note = f'<p class="note">{result.seconds:.0f} s</p>'
+        sections.append(f"<section>\n<h2>{heading}</h2>\n{note}\n{state}\n{figures}\n</section>")
+    good = sum(result.problem is None for result in results)
+    count = f"{good} of {len(results)} notebooks ran through."
+    page = _PAGE.format(scale=scale, count=count, sections="\n".join(sections))
+    (output / "index.html").write_text(page, encoding="utf-8")
