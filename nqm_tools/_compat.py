@@ -17,7 +17,10 @@ import re
 import sys
 import types
 
-JAX_RANGE = ("0.7.0", "0.13")  # first version, first version beyond; setup.cfg says the same and a test compares
+JAX_RANGE = (
+    "0.7.0",
+    "0.13",
+)  # first version, first version beyond; setup.cfg says the same and a test compares
 NEURAL_TANGENTS_VERSION = "0.6.5"
 
 
@@ -80,11 +83,11 @@ def _overlay(module, **names):
 def _jax_overlays():
     import jax
     import jax.core
-    import jax.extend.core
 
     # Loaded now, so that what they import is JAX and not an overlay.
     import jax.example_libraries.stax
     import jax.experimental
+    import jax.extend.core
     import jax.image
     import jax.interpreters.ad
     import jax.scipy.linalg

@@ -46,7 +46,19 @@ _SAFE_GLOBALS = {
     *(
         (module, name)
         for module in ("builtins", "__builtin__")
-        for name in ("bytes", "bytearray", "complex", "dict", "float", "frozenset", "int", "list", "set", "str", "tuple")
+        for name in (
+            "bytes",
+            "bytearray",
+            "complex",
+            "dict",
+            "float",
+            "frozenset",
+            "int",
+            "list",
+            "set",
+            "str",
+            "tuple",
+        )
     ),
 }
 

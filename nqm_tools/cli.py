@@ -109,7 +109,11 @@ def _datasets(args):
             good = False
             continue
         for file in files:
-            verdict = {True: "as published", False: "NOT the published file", None: "no checksum is published"}
+            verdict = {
+                True: "as published",
+                False: "NOT the published file",
+                None: "no checksum is published",
+            }
             print(f"{name:9} {file.path}  MD5 {file.md5}  {verdict[file.as_published]}")
             good = good and file.as_published is not False
     return 0 if good else 1

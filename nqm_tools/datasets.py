@@ -261,9 +261,7 @@ def gaussians_1d(n_train=128, *, mean=2.0, std=1.0, n_test=0, seed):
     labels = rng.choice([-1.0, 1.0], size=(n_train + n_test, 1))
     inputs = mean * labels + std * rng.standard_normal(labels.shape)
     provenance = {"name": "gaussians_1d", "mean": mean, "std": std, "seed": seed}
-    return Data(
-        "gaussians_1d", inputs[:n_train], labels[:n_train], inputs[n_train:], labels[n_train:], provenance
-    )
+    return Data("gaussians_1d", inputs[:n_train], labels[:n_train], inputs[n_train:], labels[n_train:], provenance)
 
 
 def single_example(dimension, *, label=0.0, seed):

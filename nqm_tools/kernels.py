@@ -22,7 +22,7 @@ from nqm_tools._validation import (
     check_targets,
     check_whole,
 )
-from nqm_tools.expansions import QuadraticModel, check_model, with_output_axis
+from nqm_tools.expansions import QuadraticModel, check_model
 from nqm_tools.networks import Network
 
 LOSSES = ("half_sum", "mse")

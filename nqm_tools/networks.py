@@ -105,7 +105,7 @@ def deep_fc(width, *, depth=3, activation="relu", outputs=1, readout_init="sign"
     return _deep_fc(width, depth, *_check_options(activation, outputs, readout_init))
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _deep_fc(width, depth, activation, outputs, readout_init):
     hidden = [layer for _ in range(depth - 1) for layer in (_dense(width), _activation(activation))]
     triple = stax.serial(stax.Flatten(), *hidden, _dense(outputs))
@@ -134,7 +134,7 @@ def two_layer_cnn(width, *, readout="average", activation="relu", outputs=1, rea
     return _two_layer_cnn(width, readout, *_check_options(activation, outputs, readout_init))
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _two_layer_cnn(width, readout, activation, outputs, readout_init):
     convolution = stax.Conv(width, (3, 3), padding="SAME", W_std=1.0, b_std=None, parameterization="ntk")
     pool = stax.GlobalAvgPool() if readout == "average" else stax.Flatten()

@@ -11,7 +11,11 @@ import pandas as pd
 import seaborn as sns
 
 MODELS = ("f", "f_lin", "f_quad")
-LABELS = {"f": "network $f$", "f_lin": r"linear model $f_{\mathrm{lin}}$", "f_quad": r"quadratic model $f_{\mathrm{quad}}$"}
+LABELS = {
+    "f": "network $f$",
+    "f_lin": r"linear model $f_{\mathrm{lin}}$",
+    "f_quad": r"quadratic model $f_{\mathrm{quad}}$",
+}
 PALETTE = {"f": "#12355b", "f_lin": "#9aa5b1", "f_quad": "#d1602b"}
 DASHES = {"f": "", "f_lin": (1, 1), "f_quad": (4, 1.5)}
 MARKERS = {"f": "o", "f_lin": "s", "f_quad": "^"}

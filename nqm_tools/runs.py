@@ -138,7 +138,7 @@ class Run:
         ``params`` must be a tree of lists, tuples, dictionaries and arrays (as networks here have them).
         """
         path = pathlib.Path(path)
-        leaves, tree = jax.tree.flatten(self.params)
+        leaves = jax.tree.leaves(self.params)
         header = {
             "format": 1,
             "model": self.model,
@@ -204,7 +204,8 @@ def _describe(tree, counter):
     if isinstance(tree, jax.Array | np.ndarray):
         return next(counter)
     raise TypeError(
-        f"params must be lists, tuples, dictionaries with string keys and arrays to be saved; got {type(tree).__name__}"
+        "params must be lists, tuples, dictionaries with string keys and arrays to be saved; "
+        f"got {type(tree).__name__}"
     )
 
 
