@@ -180,7 +180,7 @@ def load(name, *, classes=None, n_train, n_test, label_noise=0.0, seed, root=Non
         total = len(train_pool[1])
         if n_train + n_test > total:
             raise ValueError(
-                f"{name} has {total} examples of classes {classes}; n_train + n_test = {n_train + n_test} were asked for"
+                f"{name} has {total} examples of classes {classes}; n_train + n_test = {n_train + n_test} asked for"
             )
         order = rng.permutation(total)
         test_pool, train_rows, test_rows = train_pool, order[:n_train], order[n_train : n_train + n_test]
@@ -188,7 +188,7 @@ def load(name, *, classes=None, n_train, n_test, label_noise=0.0, seed, root=Non
         for what, asked, (_, labels) in (("n_train", n_train, train_pool), ("n_test", n_test, test_pool)):
             if asked > len(labels):
                 raise ValueError(
-                    f"{name} has {len(labels)} examples of classes {classes} to draw {what} from; {asked} were asked for"
+                    f"{name} has {len(labels)} examples of classes {classes} to draw {what} from; {asked} asked for"
                 )
         train_rows = rng.permutation(len(train_pool[1]))[:n_train]
         test_rows = rng.permutation(len(test_pool[1]))[:n_test]
