@@ -1,0 +1,27 @@
+"""Shared by all tests: 64-bit precision on request, and where the real data sets may lie."""
+
+import os
+import pathlib
+
+import jax
+import matplotlib
+import pytest
+
+matplotlib.use("agg")
+
+
+@pytest.fixture
+def x64():
+    """JAX in float64 for one test."""
+    jax.config.update("jax_enable_x64", True)
+    yield
+    jax.config.update("jax_enable_x64", False)
+
+
+@pytest.fixture(scope="session")
+def real_data():
+    """A folder with the publishers' files; tests that ask for it are skipped where there is none."""
+    folder = pathlib.Path(os.environ.get("NQM_DATA_DIR") or pathlib.Path(__file__).parents[2] / "shared" / "data")
+    if not folder.is_dir():
+        pytest.skip("no real data: set NQM_DATA_DIR to a folder with the publishers' files")
+    return folder
