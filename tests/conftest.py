@@ -7,6 +7,8 @@ import jax
 import matplotlib
 import pytest
 
+import nqm_tools  # noqa: F401 (before any test module imports neural_tangents)
+
 matplotlib.use("agg")
 
 
