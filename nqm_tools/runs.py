@@ -140,7 +140,6 @@ class Run:
         path = pathlib.Path(path)
         leaves = jax.tree.leaves(self.params)
         header = {
-            "format": 1,
             "model": self.model,
             "learning_rate": self.learning_rate,
             "stopped": self.stopped,
@@ -167,17 +166,16 @@ class Run:
             with np.load(path, allow_pickle=False) as file:
                 header = json.loads(str(file["header"]))
                 arrays = {name: file[name] for name in file.files if name != "header"}
+            return cls(
+                losses=arrays["losses"],
+                records={n.removeprefix("record/"): v for n, v in arrays.items() if n.startswith("record/")},
+                params=_rebuild(header["params"], arrays),
+                **{name: header[name] for name in ("model", "learning_rate", "stopped", "settings", "environment")},
+            )
         except FileNotFoundError:
             raise
         except Exception as error:
-            raise ValueError(f"{path} is no run that nqm_tools saved, or it is damaged: {error}") from error
-        records = {n.removeprefix("record/"): values for n, values in arrays.items() if n.startswith("record/")}
-        return cls(
-            losses=arrays["losses"],
-            records=records,
-            params=_rebuild(header["params"], arrays),
-            **{name: header[name] for name in ("model", "learning_rate", "stopped", "settings", "environment")},
-        )
+            raise ValueError(f"{path} is no run that nqm_tools saved, or it is damaged: {error!r}") from error
 
 
 def environment():

@@ -193,6 +193,7 @@ def _eigenvalue_index(name):
 
 
 def _starting_point(model, params, data, seed):
+    bare, model = model, as_model(model)
     params0 = getattr(model, "params0", None)
     if params is not None:
         params = check_params(params)
@@ -200,11 +201,11 @@ def _starting_point(model, params, data, seed):
             check_same_structure(params, params0)
     elif params0 is not None:
         params = params0
-    elif isinstance(model, Network):
-        params = model.init(jax.random.key(seed), data.x_train.shape)
+    elif isinstance(bare, Network):
+        params = bare.init(jax.random.key(seed), data.x_train.shape)
     else:
         raise ValueError("params must be given for a model that is neither a Network nor a Taylor model; got None")
-    return as_model(model), params
+    return model, params
 
 
 def _run_loop(problem, scalars, settings, name, progress):
