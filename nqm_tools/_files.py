@@ -84,7 +84,9 @@ def locate(name, root=None, download=True):
         Listing the files that are missing and where they can be put.
     """
     folders = _user_folders(root)
-    found = [_find(source, folders) or (_fetch(source) if download else None) for source in SOURCES[name]]
+    found = []
+    for source in SOURCES[name]:  # no comprehension: it is a stack frame of its own up to Python 3.11, for stacklevel
+        found.append(_find(source, folders) or (_fetch(source) if download else None))
     missing = [source for source, file in zip(SOURCES[name], found, strict=True) if file is None]
     if missing:
         places = folders or [f"the folder that {DATA_DIR_VARIABLE} names"]
@@ -106,18 +108,18 @@ def cache_folder():
     return pathlib.Path(pooch.os_cache("nqm-tools"))
 
 
+def check_folder(what, folder):
+    if not isinstance(folder, str | os.PathLike):
+        raise TypeError(f"{what} must be the path of a folder; got {folder!r}")
+    path = pathlib.Path(folder).expanduser()
+    if folder == "" or not path.is_dir():
+        raise ValueError(f"{what} must be the path of an existing folder; got {str(folder)!r}")
+    return path
+
+
 def _user_folders(root):
-    folders = []
-    for what, folder in (("root", root), (DATA_DIR_VARIABLE, os.environ.get(DATA_DIR_VARIABLE))):
-        if not folder:
-            continue
-        if not isinstance(folder, str | os.PathLike):
-            raise TypeError(f"{what} must be the path of a folder; got {folder!r}")
-        folder = pathlib.Path(folder).expanduser()
-        if not folder.is_dir():
-            raise ValueError(f"{what} must be the path of an existing folder; got {str(folder)!r}")
-        folders.append(folder)
-    return folders
+    named = (("root", root), (DATA_DIR_VARIABLE, os.environ.get(DATA_DIR_VARIABLE) or None))
+    return [check_folder(what, folder) for what, folder in named if folder is not None]
 
 
 def _find(source, folders):
@@ -130,7 +132,7 @@ def _find(source, folders):
                     warnings.warn(
                         f"{path} is not the published file: MD5 {found.md5}, published {source.md5}. It is used as "
                         "it is; results from it say so in their provenance.",
-                        stacklevel=5,
+                        stacklevel=4,
                     )
                 return found
     cached = cache_folder() / source.path
@@ -139,7 +141,7 @@ def _find(source, folders):
     found = _checked(cached, source)
     if found.as_published is False:
         # Nobody puts files here but a download that was checked, so this one was damaged since.
-        warnings.warn(f"{cached} is damaged (MD5 {found.md5}, published {source.md5}) and is not used.", stacklevel=5)
+        warnings.warn(f"{cached} is damaged (MD5 {found.md5}, published {source.md5}) and is not used.", stacklevel=4)
         return None
     return found
 
@@ -164,6 +166,6 @@ def _fetch(source):
             path=target.parent,
         )
     except requests.exceptions.RequestException as error:
-        warnings.warn(f"{source.url} could not be downloaded: {error}", stacklevel=5)
+        warnings.warn(f"{source.url} could not be downloaded: {error}", stacklevel=4)
         return None
     return _checked(pathlib.Path(path), source)

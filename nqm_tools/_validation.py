@@ -43,6 +43,15 @@ def check_rate(name, value):
     return value
 
 
+def check_number(name, value):
+    """A finite number, as a float."""
+    if not _is_number(value) or isinstance(value, complex):
+        raise TypeError(f"{name} must be a finite number; got {value!r}")
+    if not math.isfinite(value):
+        raise ValueError(f"{name} must be a finite number; got {value!r}")
+    return float(value)
+
+
 def check_fraction(name, value):
     """A number in [0, 1), as a float."""
     if not _is_number(value):
@@ -70,7 +79,7 @@ def check_inputs(name, x):
     """Model inputs: a non-empty numeric array, finite, whose first axis counts the examples."""
     if isinstance(x, jax.core.Tracer):
         return x
-    x = _check_numeric(name, x)
+    x = check_numeric(name, x)
     if x.ndim == 0:
         raise ValueError(f"{name} must have a first axis that counts the examples; got a single number")
     _check_values(name, x)
@@ -80,7 +89,7 @@ def check_inputs(name, x):
 def check_targets(name, y, n, k=None):
     """Targets of ``n`` examples as an (n, k) array; (n,) is accepted for k = 1."""
     if not isinstance(y, jax.core.Tracer):
-        y = _check_numeric(name, y)
+        y = check_numeric(name, y)
         _check_values(name, y)
     if y.ndim == 1:
         y = y[:, None]
@@ -89,7 +98,7 @@ def check_targets(name, y, n, k=None):
     return y
 
 
-def _check_numeric(name, value):
+def check_numeric(name, value):
     if not isinstance(value, jax.Array):
         try:
             value = np.asarray(value)

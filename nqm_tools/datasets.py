@@ -10,6 +10,7 @@ files are found in ``root``, in the folder named by ``NQM_DATA_DIR``, in the cac
 
 import dataclasses
 import functools
+import numbers
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -21,6 +22,8 @@ from nqm_tools._validation import (
     check_choice,
     check_fraction,
     check_inputs,
+    check_number,
+    check_numeric,
     check_rate,
     check_targets,
     check_whole,
@@ -55,11 +58,15 @@ class Data:
     def __post_init__(self):
         if not isinstance(self.name, str):
             raise TypeError(f"name must be a string; got {self.name!r}")
+        if not isinstance(self.provenance, dict):
+            raise TypeError(f"provenance must be a dictionary; got {self.provenance!r}")
         if (self.x_test is None) != (self.y_test is None):
             raise ValueError("x_test and y_test must be given together")
         x_train = check_inputs("x_train", self.x_train)
         y_train = check_targets("y_train", self.y_train, len(x_train))
-        if self.x_test is None or len(self.x_test) == 0:
+        if self.x_test is None or all(
+            check_numeric(field, getattr(self, field)).shape[:1] == (0,) for field in ("x_test", "y_test")
+        ):
             x_test, y_test = x_train[:0], y_train[:0]
         else:
             x_test = check_inputs("x_test", self.x_test)
@@ -72,7 +79,10 @@ class Data:
         for field, values in arrays.items():
             values = np.asarray(values)
             if field.startswith("y") or np.issubdtype(values.dtype, np.floating):
-                values = values.astype(jax.dtypes.canonicalize_dtype(float))
+                with np.errstate(over="ignore"):
+                    values = values.astype(jax.dtypes.canonicalize_dtype(float))
+                if not np.isfinite(values).all():
+                    raise ValueError(f"{field} must be finite; it holds values that are too large for {values.dtype}")
             object.__setattr__(self, field, values)
 
 
@@ -99,12 +109,13 @@ def _cifar_pools(files):
 
 
 def _mnist_pools(files):
-    arrays = [_readers.read("IDX", file) for file in files]
     pools = []
-    for images, labels in (arrays[:2], arrays[2:]):
+    for pair in (files[:2], files[2:]):
+        images, labels = (_readers.read("IDX", file) for file in pair)
         if images.ndim != 3 or labels.shape != images.shape[:1]:
             raise _readers.DataFileError(
-                f"{files[0].parent}: the IDX files hold images {images.shape} and labels {labels.shape}"
+                f"{pair[0]} and {pair[1]} do not belong together: they hold images {images.shape} and labels "
+                f"{labels.shape}"
             )
         pools.append((images[..., None], labels))
     return pools
@@ -173,8 +184,11 @@ def load(name, *, classes=None, n_train, n_test, label_noise=0.0, seed, root=Non
     label_noise = check_fraction("label_noise", label_noise)
     seed = check_whole("seed", seed, minimum=0)
 
+    if root is not None:
+        root = _files.check_folder("root", root)
+
     files = _files.locate(name, root) if name in _files.SOURCES else []
-    train_pool, test_pool = _two_classes(name, classes, tuple((f.path, f.path.stat().st_mtime_ns) for f in files))
+    train_pool, test_pool = _two_classes(name, classes, tuple((f.path, f.md5) for f in files))
     rng = np.random.default_rng(seed)
     if test_pool is None:
         total = len(train_pool[1])
@@ -209,12 +223,14 @@ def load(name, *, classes=None, n_train, n_test, label_noise=0.0, seed, root=Non
 
 
 def _check_classes(classes, known):
-    if isinstance(classes, str) or not hasattr(classes, "__len__") or len(classes) != 2:
+    # A set has no first class.
+    row = isinstance(classes, tuple | list) or (isinstance(classes, np.ndarray) and classes.ndim == 1)
+    pair = tuple(classes) if row else ()
+    if len(pair) != 2:
         raise ValueError(f"classes must be a pair such as {known[:2]}; got {classes!r}")
-    first, second = classes
-    if first == second or not {first, second} <= set(known):
-        raise ValueError(f"classes must be two different ones of {known}; got {tuple(classes)!r}")
-    return int(first), int(second)
+    if not all(isinstance(value, numbers.Integral) and value in known for value in pair) or pair[0] == pair[1]:
+        raise ValueError(f"classes must be two different ones of {known}; got {pair!r}")
+    return int(pair[0]), int(pair[1])
 
 
 @functools.lru_cache(maxsize=2)
@@ -276,7 +292,8 @@ def single_example(dimension, *, label=0.0, seed):
     seed : int
     """
     dimension = check_whole("dimension", dimension)
+    label = check_number("label", label)
     seed = check_whole("seed", seed, minimum=0)
     x = np.random.default_rng(seed).standard_normal((1, dimension))
-    provenance = {"name": "single_example", "dimension": dimension, "label": float(label), "seed": seed}
-    return Data("single_example", x, np.array([[label]], dtype=float), provenance=provenance)
+    provenance = {"name": "single_example", "dimension": dimension, "label": label, "seed": seed}
+    return Data("single_example", x, np.array([[label]]), provenance=provenance)

@@ -55,6 +55,11 @@ def _isolated(monkeypatch, tmp_path_factory, pools, folder):
     monkeypatch.setenv("NQM_DATA_DIR", str(folder))
 
 
+def short(value):
+    """The name of a parametrised case."""
+    return value.__name__ if isinstance(value, type) else re.sub(r"\s+", " ", str(value))[:30]
+
+
 def draw(name="digits", n_train=7, n_test=4, seed=0, **settings):
     return load(name, n_train=n_train, n_test=n_test, seed=seed, **settings)
 
@@ -310,7 +315,7 @@ def test_an_unknown_name_is_refused_with_the_known_ones(name):
         np.zeros((2, 2)),
         {0, 2},
     ],
-    ids=str,
+    ids=short,
 )
 def test_classes_that_are_no_pair_of_the_sets_are_refused(classes):
     with pytest.raises((ValueError, TypeError), match="classes must be") as caught:
@@ -333,14 +338,14 @@ def no_whole(*extra):
     return [*((error, value) for error, values in WHOLE.items() for value in values), *extra]
 
 
-@pytest.mark.parametrize(("error", "value"), no_whole((ValueError, 0)), ids=str)
+@pytest.mark.parametrize(("error", "value"), no_whole((ValueError, 0)), ids=short)
 @pytest.mark.parametrize("function", [draw, lambda n_train: gaussians_1d(n_train, seed=0)], ids=["load", "gaussians"])
 def test_a_number_of_training_examples_must_be_whole_and_positive(function, error, value):
     with pytest.raises(error, match=re.escape(f"n_train must be a whole number >= 1; got {value!r}")):
         function(n_train=value)
 
 
-@pytest.mark.parametrize(("error", "value"), no_whole(), ids=str)
+@pytest.mark.parametrize(("error", "value"), no_whole(), ids=short)
 @pytest.mark.parametrize("argument", ["n_test", "seed"])
 @pytest.mark.parametrize("function", [draw, gaussians_1d], ids=["load", "gaussians"])
 def test_a_number_of_test_examples_and_a_seed_must_be_whole(function, argument, error, value):
@@ -351,7 +356,7 @@ def test_a_number_of_test_examples_and_a_seed_must_be_whole(function, argument, 
 @pytest.mark.parametrize(
     ("error", "value"),
     [*((ValueError, v) for v in (-0.1, 1, 1.0, 7, *NO_NUMBERS)), *((TypeError, v) for v in ("0.1", None, True, [0.1]))],
-    ids=str,
+    ids=short,
 )
 def test_label_noise_must_be_a_share_below_1(error, value):
     with pytest.raises(error, match=re.escape("label_noise must be a number in [0, 1); got ") + ".+"):
@@ -473,7 +478,7 @@ BAD_ARRAYS = [
 
 @pytest.mark.filterwarnings("ignore:overflow encountered in cast")
 @pytest.mark.parametrize("field", ["x_train", "y_train", "x_test", "y_test"])
-@pytest.mark.parametrize(("error", "value"), BAD_ARRAYS, ids=lambda value: str(value)[:30].replace("\n", ""))
+@pytest.mark.parametrize(("error", "value"), BAD_ARRAYS, ids=short)
 def test_data_refuses_arrays_that_are_not_finite_numbers_of_examples(field, error, value):
     others = {"x_test": np.ones((3, 2)), "y_test": np.ones((3, 2)), "y_train": np.ones((3, 2))}
     others = others if field.endswith("test") else {}
@@ -544,7 +549,7 @@ def test_gaussians_of_one_seed_are_equal_and_of_another_differ():
 @pytest.mark.parametrize(
     ("error", "value"),
     [*((ValueError, v) for v in (0, 0.0, -2.0, *NO_NUMBERS)), *((TypeError, v) for v in ("2", None, True, [2.0]))],
-    ids=str,
+    ids=short,
 )
 @pytest.mark.parametrize("argument", ["mean", "std"])
 def test_gaussians_need_a_positive_mean_and_deviation(argument, error, value):
@@ -569,13 +574,13 @@ def test_a_single_examples_coordinates_are_standard_normal():
     assert (x != single_example(10000, seed=1).x_train).any()
 
 
-@pytest.mark.parametrize(("error", "value"), no_whole((ValueError, 0)), ids=str)
+@pytest.mark.parametrize(("error", "value"), no_whole((ValueError, 0)), ids=short)
 def test_a_dimension_must_be_whole_and_positive(error, value):
     with pytest.raises(error, match=re.escape(f"dimension must be a whole number >= 1; got {value!r}")):
         single_example(value, seed=0)
 
 
-@pytest.mark.parametrize(("error", "value"), no_whole(), ids=str)
+@pytest.mark.parametrize(("error", "value"), no_whole(), ids=short)
 def test_a_single_examples_seed_must_be_whole(error, value):
     with pytest.raises(error, match=re.escape(f"seed must be a whole number >= 0; got {value!r}")):
         single_example(2, seed=value)
@@ -584,7 +589,7 @@ def test_a_single_examples_seed_must_be_whole(error, value):
 @pytest.mark.parametrize(
     ("error", "value"),
     [*((ValueError, v) for v in NO_NUMBERS), *((TypeError, v) for v in ("one", "1", None, [1.0], 1j, True))],
-    ids=str,
+    ids=short,
 )
 def test_a_single_examples_label_must_be_a_finite_number(error, value):
     with pytest.raises(error, match=re.escape(f"label must be a finite number; got {value!r}")):

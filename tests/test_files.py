@@ -175,6 +175,12 @@ def test_a_root_that_is_no_path_is_an_error_that_names_it(published, cache, root
         sample(root=root)
 
 
+def test_an_empty_root_is_an_error_and_not_the_working_folder(published, monkeypatch):
+    monkeypatch.chdir(published)
+    with pytest.raises(ValueError, match="root must be the path of an existing folder; got ''"):
+        sample(root="")
+
+
 def test_an_empty_data_folder_variable_is_none(published, monkeypatch, cache):
     put(cache, published)
     monkeypatch.setenv("NQM_DATA_DIR", "")

@@ -1,0 +1,58 @@
+"""The headline on real images: CIFAR-10's airplanes and birds, where the publisher's file is at hand."""
+
+import warnings
+
+import jax
+import numpy as np
+import pandas as pd
+import pytest
+
+import nqm_tools as nqm
+
+SUB, SUPER = (0.25, 0.5, 0.9), (1.1, 1.3, 1.5)
+# The slow rates' best step is near 370 at a quarter of the critical rate; it must not be the last one.
+STEPS = 600
+
+
+@pytest.fixture(scope="module")
+def summary(real_data):
+    net = nqm.networks.two_layer_fc(1024)
+    rows = []
+    for seed in range(2):
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*is not the published file")
+            data = nqm.datasets.load("cifar2", n_train=128, n_test=1000, seed=seed, root=real_data)
+        params = net.init(jax.random.key(seed), data.x_train.shape)
+        eta = nqm.critical_learning_rate(nqm.empirical_ntk(net, params, data.x_train))
+        for model in (net, nqm.linearize(net, params), nqm.quadraticize(net, params)):
+            for ratio in SUB + SUPER:
+                run = nqm.train(
+                    model,
+                    data,
+                    learning_rate=ratio * eta,
+                    steps=STEPS,
+                    params=params,
+                    record=("test_loss",),
+                    record_every=20,
+                )
+                rows.append(run.summary | {"ratio": ratio, "seed": seed})
+    return pd.DataFrame(rows)
+
+
+def test_below_the_critical_rate_models_and_rates_agree(summary):
+    below = summary[summary["ratio"] < 1]
+    means = below.pivot_table(index="ratio", columns="model", values="best_test_loss")
+    assert means.to_numpy().max() < 1.05 * means.to_numpy().min()
+    assert (below["best_step"] < STEPS).all()
+
+
+def test_above_it_the_linear_model_diverges_and_the_others_improve(summary):
+    above = summary[summary["ratio"] > 1]
+    assert (above[above["model"] == "f_lin"]["regime"] == "divergent").all()
+    for model in ("f", "f_quad"):
+        losses = summary[summary["model"] == model].pivot_table(index="seed", columns="ratio", values="best_test_loss")
+        best = losses[list(SUPER)].mean().idxmin()
+        slow = losses[list(SUB)]
+        gain = slow.mean().min() - losses[best].mean()
+        assert gain > slow.std().max()
+        assert np.all(losses[best] < slow.min(axis=1))

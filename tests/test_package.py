@@ -1,0 +1,118 @@
+"""What surrounds the code agrees with itself: metadata, lock, conda file, notebooks, README."""
+
+import configparser
+import importlib.metadata
+import json
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+import nqm_tools as nqm
+
+ROOT = pathlib.Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+@pytest.fixture(scope="module")
+def config():
+    parser = configparser.ConfigParser()
+    parser.read(ROOT / "setup.cfg")
+    return parser
+
+
+def names(requirements):
+    """The distributions that a block of requirements names, this one left out."""
+    found = {re.match(r"[A-Za-z0-9_.-]+", line)[0].lower() for line in requirements.strip().splitlines()}
+    return found - {"nqm-tools"}
+
+
+def test_every_public_name_is_there():
+    for name in nqm.__all__:
+        assert getattr(nqm, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = nqm.nothing
+
+
+def test_every_public_function_is_documented():
+    for name in nqm.__all__:
+        thing = getattr(nqm, name)
+        if callable(thing):
+            assert thing.__doc__ and len(thing.__doc__) > 40, name
+
+
+def test_the_lock_has_every_requirement_and_no_index(config):
+    lock = (ROOT / "requirements.lock").read_text()
+    locked = set(re.findall(r"^([a-z0-9-]+)==", lock, re.MULTILINE))
+    extras = config["options.extras_require"]
+    for block in (config["options"]["install_requires"], *extras.values()):
+        assert names(block) <= locked
+    assert "://" not in lock
+    assert "index-url" not in lock
+    for line in re.findall(r"^(?:tensorflow|tf2jax)==.*$", lock, re.MULTILINE):
+        assert "sys_platform == 'never'" in line
+
+
+def test_the_lock_pins_one_version_for_all_supported_pythons():
+    lock = (ROOT / "requirements.lock").read_text()
+    pinned = re.findall(r"^([a-z0-9-]+)==", lock, re.MULTILINE)
+    assert len(pinned) == len(set(pinned))
+
+
+def test_the_installed_environment_is_tensorflow_free():
+    installed = {(dist.metadata["Name"] or "").lower() for dist in importlib.metadata.distributions()}
+    assert "neural-tangents" in installed
+    assert not installed & {"tensorflow", "tf2jax"}
+
+
+def test_the_conda_file_is_in_step_with_the_metadata(config):
+    text = (ROOT / "environment.yml").read_text()
+    assert re.search(r"^name: (.+)$", text, re.MULTILINE)[1] == config["metadata"]["name"]
+    python = tuple(map(int, re.search(r"python=(\d+)\.(\d+)", text).groups()))
+    low, beyond = (tuple(map(int, v.split("."))) for v in re.findall(r"\d+\.\d+", config["options"]["python_requires"]))
+    assert low <= python < beyond
+    pip = re.findall(r"^      - (.+)$", text, re.MULTILINE)
+    assert pip == ["-r requirements.lock"]
+
+
+def test_versions_agree(config):
+    version = nqm.__version__
+    assert re.search(rf"^version: {re.escape(version)}$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
+    assert re.search(rf"^## {re.escape(version)}", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert config["metadata"]["version"] == "attr: nqm_tools._version.__version__"
+
+
+def test_the_readme_names_the_locked_jax_and_the_declared_range():
+    readme = (ROOT / "README.md").read_text()
+    locked = re.search(r"^jax==(\S+)", (ROOT / "requirements.lock").read_text(), re.MULTILINE)[1]
+    assert f'"jax[cuda12]=={locked}"' in readme
+    first, beyond = nqm._compat.JAX_RANGE
+    assert f"JAX from {first} to 0.{int(beyond.split('.')[1]) - 1}" in readme
+
+
+def test_the_readme_lists_every_notebook_and_its_pictures_exist():
+    readme = (ROOT / "README.md").read_text()
+    for path in NOTEBOOKS:
+        assert f"notebooks/{path.name}" in readme
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", readme):
+        assert (ROOT / target).exists(), target
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_are_executed_whole_and_name_no_machine(path):
+    notebook = json.loads(path.read_text())
+    code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
+    assert not [out for cell in code for out in cell["outputs"] if out["output_type"] == "error"]
+    assert not [cell for cell in code if len(cell["source"]) > 30], "a cell longer than a screen"
+    assert any("parameters" in cell["metadata"].get("tags", []) for cell in code)
+    assert any("NBVAL_CHECK_OUTPUT" in "".join(cell["source"]) for cell in code)
+    assert not re.search(r"/(root|home|tmp|Users)/", path.read_text())
+    assert set(notebook["metadata"]) <= {"kernelspec", "language_info"}
+
+
+def test_the_package_runs_as_a_module_of_its_own():
+    done = subprocess.run([sys.executable, "-m", "nqm_tools", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"nqm-tools {nqm.__version__}\n"
