@@ -34,8 +34,9 @@ from nqm_tools._validation import (
 class Model:
     """What the trainer asks of a model. The defaults suit models whose state is their parameters.
 
-    A model is first bound to the training inputs. The bound model is a JAX pytree (so that its arrays are arguments
-    of the compiled loop, never constants in it) with
+    Before a run it is bound to the training inputs (:func:`nqm_tools.input_span.bind`): what is trained need not be the
+    parameters themselves, and what a test input contributes may depend on the training inputs. The bound model is a
+    JAX pytree (so that its arrays are arguments of the compiled loop, never constants in it) with
 
     - ``featurize(x)``: what ``predict`` needs of inputs, computed once per data set;
     - ``predict(state, features) -> (n, k)``;
@@ -44,9 +45,6 @@ class Model:
     """
 
     name = "f"
-
-    def bind(self, x_train):
-        return self
 
     def featurize(self, x):
         return x
@@ -61,15 +59,15 @@ class Model:
         return self.predict(params, x)
 
 
-def _pytree(cls):
-    """A frozen dataclass, compared by identity, whose ``f`` is static and whose ``params0`` is data."""
+def pytree_model(cls):
+    """A frozen dataclass, compared by identity; its function ``f`` is static, its other fields are data."""
     cls = dataclasses.dataclass(frozen=True, eq=False)(cls)
     fields = [field.name for field in dataclasses.fields(cls)]
-    data = [name for name in fields if name == "params0"]
-    return jax.tree_util.register_dataclass(cls, data, [name for name in fields if name not in data])
+    data = [name for name in fields if name != "f"]
+    return jax.tree_util.register_dataclass(cls, data, [name for name in fields if name == "f"])
 
 
-@_pytree
+@pytree_model
 class FunctionModel(Model):
     """``f`` itself, as a model."""
 
@@ -83,7 +81,7 @@ class FunctionModel(Model):
         return vjp(r)[0]
 
 
-@_pytree
+@pytree_model
 class LinearModel(Model):
     """The linear model of ``f`` around ``params0``; made by :func:`linearize`."""
 
@@ -103,7 +101,7 @@ class LinearModel(Model):
         return FunctionModel(self.f).pullback(self.params0, features, r)
 
 
-@_pytree
+@pytree_model
 class QuadraticModel(Model):
     """The neural quadratic model of ``f`` around ``params0``; made by :func:`quadraticize`."""
 

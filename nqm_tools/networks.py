@@ -20,7 +20,12 @@ from neural_tangents import stax
 
 from nqm_tools._validation import InputError, check_choice, check_whole
 
-ACTIVATIONS = ("relu", "tanh", "swish", "linear")
+ACTIVATION_FUNCTIONS = {
+    "relu": lambda h: jnp.maximum(h, 0),
+    "tanh": jnp.tanh,
+    "swish": jax.nn.swish,
+    "linear": lambda h: h,
+}
 READOUTS = ("average", "flatten")
 READOUT_INITS = ("sign", "normal")
 
@@ -109,7 +114,17 @@ def deep_fc(width, *, depth=3, activation="relu", outputs=1, readout_init="sign"
 def _deep_fc(width, depth, activation, outputs, readout_init):
     hidden = [layer for _ in range(depth - 1) for layer in (_dense(width), _activation(activation))]
     triple = stax.serial(stax.Flatten(), *hidden, _dense(outputs))
-    return _network(triple, readout_init, _check_fc_input)
+    net = _network(triple, readout_init, _check_fc_input)
+    _FULLY_CONNECTED[net.apply_fn] = activation
+    return net
+
+
+_FULLY_CONNECTED = {}  # what a triple of functions does not tell: the activation, by apply_fn
+
+
+def fully_connected_activation(f):
+    """The name of the activation if ``f`` is one of the package's fully connected networks, else None."""
+    return _FULLY_CONNECTED.get(f.apply_fn) if isinstance(f, Network) else None
 
 
 def two_layer_cnn(width, *, readout="average", activation="relu", outputs=1, readout_init="sign"):
@@ -143,7 +158,7 @@ def _two_layer_cnn(width, readout, activation, outputs, readout_init):
 
 
 def _check_options(activation, outputs, readout_init):
-    check_choice("activation", activation, ACTIVATIONS)
+    check_choice("activation", activation, ACTIVATION_FUNCTIONS)
     check_choice("readout_init", readout_init, READOUT_INITS)
     return activation, check_whole("outputs", outputs), readout_init
 
@@ -153,12 +168,9 @@ def _dense(width):
 
 
 def _activation(name):
-    return {
-        "relu": stax.Relu,
-        "tanh": lambda: stax.Elementwise(jnp.tanh),
-        "swish": lambda: stax.Elementwise(jax.nn.swish),
-        "linear": stax.Identity,
-    }[name]()
+    # stax knows the infinite-width kernels of these two; its ReLU is the same function.
+    known = {"relu": stax.Relu, "linear": stax.Identity}
+    return known[name]() if name in known else stax.Elementwise(ACTIVATION_FUNCTIONS[name])
 
 
 def _network(triple, readout_init, check_input):

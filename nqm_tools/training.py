@@ -1,6 +1,6 @@
 """Gradient descent, mini-batch SGD and heavy-ball momentum on squared loss, for every model in one loop.
 
-The loop knows a model only by ``bind``, ``featurize``, ``predict`` and ``pullback`` (see
+The loop knows a bound model only by ``featurize``, ``predict``, ``pullback``, ``encode`` and ``decode`` (see
 :class:`nqm_tools.expansions.Model`). Everything big is an argument of the compiled chunk of steps: arrays that a jitted
 function closes over would be folded into it as constants, which takes XLA minutes on wide networks. How many steps,
 how often to record and the learning rate are arguments too, so a second run with the same shapes compiles nothing.
@@ -27,6 +27,7 @@ from nqm_tools._validation import (
 )
 from nqm_tools.datasets import Data
 from nqm_tools.expansions import as_model, check_model, match_precision
+from nqm_tools.input_span import bind
 from nqm_tools.kernels import LOSSES, gradient_scale, kernel_matrix, tangent_kernel
 from nqm_tools.networks import Network
 from nqm_tools.runs import Run, regime
@@ -128,7 +129,7 @@ def train(
     model, x_train, k = check_model(model, params, data.x_train, "data.x_train")
     y_train = match_precision(check_targets("data.y_train", data.y_train, n, k), params)
 
-    bound = model.bind(x_train)
+    bound = bind(model, x_train, params)
     state = bound.encode(params)
     problem = {
         "model": model,

@@ -90,7 +90,8 @@ def write_notebook(folder, name, *sources):
         nbformat.v4.new_markdown_cell(source[2:]) if source.startswith("M:") else nbformat.v4.new_code_cell(source)
         for source in sources
     ]
-    nbformat.write(nbformat.v4.new_notebook(cells=cells), folder / name)
+    kernel = {"name": "python3", "language": "python", "display_name": "Python 3"}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel}), folder / name)
 
 
 @pytest.fixture
@@ -127,14 +128,14 @@ def test_reproduce_writes_pages_figures_and_an_index(clone, tmp_path, capsys):
     assert "A &lt;title&gt;" in index
     assert "scale “paper”" in index
     assert "1 of 2 notebooks ran through" in index
-    assert "failed in cell 3: ValueError: on purpose" in index
+    assert "failed in cell 4: ValueError: on purpose" in index
     page = (out / "00_first.html").read_text()
     assert "<math" in page
     assert "<code>$x$</code>" in page
     assert "<script src" not in page, "the page would need the web"
     printed = capsys.readouterr().out
     assert "[1/2] 00_first: done" in printed
-    assert "[2/2] A1_last: failed in cell 3: ValueError: on purpose" in printed
+    assert "[2/2] A1_last: failed in cell 4: ValueError: on purpose" in printed
 
 
 def test_reproduce_only_runs_the_numbers_asked_for(clone, tmp_path):
