@@ -202,8 +202,7 @@ def _describe(tree, counter):
     if isinstance(tree, jax.Array | np.ndarray):
         return next(counter)
     raise TypeError(
-        "params must be lists, tuples, dictionaries with string keys and arrays to be saved; "
-        f"got {type(tree).__name__}"
+        f"params must be lists, tuples, dictionaries with string keys and arrays to be saved; got {type(tree).__name__}"
     )
 
 

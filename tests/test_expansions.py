@@ -214,7 +214,7 @@ def test_an_unhashable_function_is_refused_with_advice():
         def __call__(self, params, x):
             return x
 
-    with pytest.raises(TypeError, match="f must be hashable.*Model is not"):
+    with pytest.raises(TypeError, match=r"f must be hashable.*Model is not"):
         nqm.linearize(Model(), jnp.ones(2))
 
 

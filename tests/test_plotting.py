@@ -91,9 +91,7 @@ def test_without_divergence_nothing_is_marked(summary):
 
 
 def test_model_colours_differ_in_lightness():
-    lightness = [
-        colorsys.rgb_to_hls(*plt.matplotlib.colors.to_rgb(colour))[1] for colour in plotting.PALETTE.values()
-    ]
+    lightness = [colorsys.rgb_to_hls(*plt.matplotlib.colors.to_rgb(colour))[1] for colour in plotting.PALETTE.values()]
     assert np.diff(sorted(lightness)).min() > 0.1
 
 

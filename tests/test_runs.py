@@ -118,7 +118,7 @@ def test_trees_of_plain_containers_come_back(run, tmp_path, params):
 
 def test_parameters_in_other_containers_are_refused_before_anything_is_written(run, tmp_path):
     object.__setattr__(run, "params", nqm.linearize(lambda w, x: w, jnp.ones(2)))
-    with pytest.raises(TypeError, match="lists, tuples, dictionaries .* got LinearModel"):
+    with pytest.raises(TypeError, match=r"lists, tuples, dictionaries .* got LinearModel"):
         run.save(tmp_path / "run.npz")
     assert not list(tmp_path.iterdir())
 

@@ -105,9 +105,7 @@ def test_mini_batches_are_shuffled_epochs_and_their_loss_is_the_batchs(x64, batc
     for a, b in zip(jax.tree.leaves(run.params), jax.tree.leaves(path[-1]), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
     factor = 4.0 if loss == "half_sum" else 1.0
-    np.testing.assert_allclose(
-        run.losses, [factor * mse(net, p, data.x_train, data.y_train) for p in path], rtol=1e-10
-    )
+    np.testing.assert_allclose(run.losses, [factor * mse(net, p, data.x_train, data.y_train) for p in path], rtol=1e-10)
 
 
 def test_the_seed_decides_the_order_of_mini_batches():
