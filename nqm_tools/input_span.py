@@ -3,8 +3,8 @@
 Gradient descent moves first-layer weights only along training inputs, since the gradient is ``sum_i r_i (...) x_i^T``.
 With an orthonormal basis ``Q`` (d, n) of that span one can train ``Z = Q^T U`` of shape (n, m) in place of ``U`` of
 shape (d, m). An input then enters through ``Q^T x``, and through ``U_start^T (x - Q Q^T x)``, which never changes. For
-``f``, ``f_lin`` and ``f_quad`` this is exact with gradient descent, mini-batches and momentum (from zero velocity), and it
-pays when n < d. (It would not be exact with weight decay or Adam.)
+``f``, ``f_lin`` and ``f_quad`` this is exact with gradient descent, mini-batches and momentum (from zero velocity), and
+it pays when n < d. (It would not be exact with weight decay or Adam.)
 """
 
 import functools
