@@ -26,7 +26,7 @@ reproduce: $(STAMP)
 	$(BIN)/nqm reproduce --scale quick --output reproduced
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto --dist worksteal
 	$(BIN)/python -m pytest -q --nbval-lax -p no:cacheprovider notebooks
 
 test-jax: $(STAMP)

@@ -92,7 +92,7 @@ class LinearModel(Model):
 
     def __call__(self, params, x):
         check_same_structure(params, self.params0)
-        return self.predict(params, x)
+        return _jitted_predict(self, params, x)
 
     def predict(self, state, features):
         return nt.linearize(with_output_axis(self.f), self.params0)(state, features)
@@ -112,7 +112,7 @@ class QuadraticModel(Model):
 
     def __call__(self, params, x):
         check_same_structure(params, self.params0)
-        return self.predict(params, x)
+        return _jitted_predict(self, params, x)
 
     def predict(self, state, features):
         return nt.taylor_expand(with_output_axis(self.f), self.params0, 2)(state, features)
@@ -126,6 +126,11 @@ class QuadraticModel(Model):
 
         value, tangent = jax.jvp(gradient, (self.params0,), (delta,))
         return jax.tree.map(jnp.add, value, tangent)
+
+
+@jax.jit
+def _jitted_predict(model, params, x):
+    return model.predict(params, x)
 
 
 def with_output_axis(f):
@@ -186,14 +191,18 @@ def second_order_term(f, params0, params, x):
     x
         Inputs (n, ...).
     """
-    params0, params, x = _check_expansion(f, params0, params, x)
-    delta = jax.tree.map(jnp.subtract, params, params0)
-    f_2d = with_output_axis(f)
+    return _second_order_term(*_check_expansion(f, params0, params, x))
+
+
+@jax.jit
+def _second_order_term(quad, params, x):
+    delta = jax.tree.map(jnp.subtract, params, quad.params0)
+    exact = FunctionModel(quad.f)
 
     def slope(at):
-        return jax.jvp(lambda p: f_2d(p, x), (at,), (delta,))[1]
+        return jax.jvp(lambda p: exact.predict(p, x), (at,), (delta,))[1]
 
-    return jax.jvp(slope, (params0,), (delta,))[1] / 2
+    return jax.jvp(slope, (quad.params0,), (delta,))[1] / 2
 
 
 def remainder(f, params0, params, x):
@@ -202,15 +211,19 @@ def remainder(f, params0, params, x):
     Arguments as in :func:`second_order_term`. It falls with the third power of ``params - params0`` for a smooth
     ``f``.
     """
-    params0, params, x = _check_expansion(f, params0, params, x)
-    return FunctionModel(f).predict(params, x) - QuadraticModel(f, params0).predict(params, x)
+    return _remainder(*_check_expansion(f, params0, params, x))
+
+
+@jax.jit
+def _remainder(quad, params, x):
+    return FunctionModel(quad.f).predict(params, x) - quad.predict(params, x)
 
 
 def _check_expansion(f, params0, params, x):
     params0, params = check_params(params0, "params0"), check_params(params)
     check_same_structure(params, params0)
     _, x, _ = check_model(f, params0, x)
-    return params0, params, x
+    return QuadraticModel(f, params0), params, x
 
 
 def as_model(f):

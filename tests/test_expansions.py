@@ -85,8 +85,8 @@ def test_models_are_the_taylor_polynomials_of_whole_derivatives(problem):
         return as_2d(f(unravel(w), x))
 
     value = flat_f(flat0)
-    first = jax.jacobian(flat_f)(flat0) @ delta
-    second = jnp.einsum("iapq,p,q->ia", jax.hessian(flat_f)(flat0), delta, delta) / 2
+    first = jax.jit(jax.jacobian(flat_f))(flat0) @ delta
+    second = jnp.einsum("iapq,p,q->ia", jax.jit(jax.hessian(flat_f))(flat0), delta, delta) / 2
     close = functools.partial(np.testing.assert_allclose, rtol=1e-10, atol=1e-10)
     close(nqm.linearize(f, params0)(params, x), value + first)
     close(nqm.quadraticize(f, params0)(params, x), value + first + second)
@@ -97,10 +97,10 @@ def test_models_are_the_taylor_polynomials_of_whole_derivatives(problem):
 def test_models_equal_neural_tangents_expansions(problem):
     f, params0, params, x = problem
     np.testing.assert_allclose(
-        nqm.linearize(f, params0)(params, x), as_2d(nt.linearize(f, params0)(params, x)), rtol=1e-10
+        nqm.linearize(f, params0)(params, x), as_2d(jax.jit(nt.linearize(f, params0))(params, x)), rtol=1e-10
     )
     np.testing.assert_allclose(
-        nqm.quadraticize(f, params0)(params, x), as_2d(nt.taylor_expand(f, params0, 2)(params, x)), rtol=1e-10
+        nqm.quadraticize(f, params0)(params, x), as_2d(jax.jit(nt.taylor_expand(f, params0, 2))(params, x)), rtol=1e-10
     )
 
 
@@ -109,8 +109,8 @@ def test_pullback_is_the_gradient_of_what_the_model_predicts(problem, make):
     f, params0, params, x = problem
     model = make(f) if make is expansions.FunctionModel else make(f, params0)
     r = jax.random.normal(jax.random.key(8), model.predict(params, x).shape)
-    expected = jax.grad(lambda p: jnp.sum(r * model.predict(p, x)))(params)
-    pulled = model.pullback(params, x, r)
+    expected = jax.jit(jax.grad(lambda p: jnp.sum(r * model.predict(p, x))))(params)
+    pulled = jax.jit(model.pullback)(params, x, r)
     for a, b in zip(jax.tree.leaves(pulled), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10)
 

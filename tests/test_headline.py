@@ -9,7 +9,7 @@ import pytest
 
 import nqm_tools as nqm
 
-SUB, SUPER = (0.25, 0.5, 0.9), (1.1, 1.3, 1.5)
+SUB, SUPER = (0.25, 0.5, 0.9), (1.3, 1.5)
 # The slow rates' best step is near 370 at a quarter of the critical rate; it must not be the last one.
 STEPS = 600
 

@@ -36,7 +36,7 @@ NETWORKS = {
 def jacobian(f, params, x):
     """(n, k, p)."""
     flat, unravel = ravel_pytree(params)
-    outputs = jax.jacobian(lambda w: f(unravel(w), x))(flat)
+    outputs = jax.jit(jax.jacobian(lambda w: f(unravel(w), x)))(flat)
     return outputs[:, None] if outputs.ndim == 2 else outputs
 
 
@@ -146,7 +146,7 @@ def test_sharpness_is_the_largest_eigenvalue_of_the_hessian(x64, monkeypatch, de
         r = net(unravel(w), x) - y
         return jnp.sum(r**2) / (2 if loss == "half_sum" else len(x))
 
-    expected = np.linalg.eigvalsh(jax.hessian(value)(flat))[-1]
+    expected = np.linalg.eigvalsh(jax.jit(jax.hessian(value))(flat))[-1]
     assert nqm.sharpness(net, params, x, y, loss) == pytest.approx(expected, rel=1e-9)
 
 
@@ -166,11 +166,15 @@ def take_step(f, params0, params, x, y, rate):
     def predict(w):
         return quad(unravel(w), x).ravel()
 
-    F, r = jax.jacobian(predict)(flat), predict(flat) - jnp.ravel(y)
-    G = jnp.einsum("ipq,q->ip", jax.hessian(predict)(flat), F.T @ r)
-    stepped = flat - rate * F.T @ r
-    F_next = jax.jacobian(predict)(stepped)
-    return F_next @ F_next.T, predict(stepped) - jnp.ravel(y), F, G, r
+    @jax.jit
+    def step(flat):
+        F, r = jax.jacobian(predict)(flat), predict(flat) - jnp.ravel(y)
+        G = jnp.einsum("ipq,q->ip", jax.hessian(predict)(flat), F.T @ r)
+        stepped = flat - rate * F.T @ r
+        F_next = jax.jacobian(predict)(stepped)
+        return F_next @ F_next.T, predict(stepped) - jnp.ravel(y), F, G, r
+
+    return step(flat)
 
 
 @pytest.mark.parametrize("options", NETWORKS.values(), ids=NETWORKS)
