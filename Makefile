@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # What is installed depends on these files alone; a change of any of them installs anew.
 STAMP := $(VENV)/.installed-$(shell cat requirements.lock setup.cfg pyproject.toml | git hash-object --stdin)
 # Both ends of the declared JAX range, each with a Python that it installs on.
-JAX_ENDS := 3.11:0.7.0 3.13:0.12.0.1
+JAX_ENDS := 3.11:0.9.0 3.13:0.12.0.1
 
 .PHONY: setup reproduce test test-jax lab lint format lock figure clean
 

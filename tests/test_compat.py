@@ -228,13 +228,13 @@ def test_experimental_says_why_it_is_missing():
         _ = nt.experimental.empirical_ntk_fn_tf
 
 
-@pytest.mark.parametrize("version", ["0.4.30", "0.6.2", "0.13.0", "1.0"])
+@pytest.mark.parametrize("version", ["0.4.30", "0.8.3", "0.13.0", "1.0"])
 def test_jax_outside_the_range_is_refused_with_the_range(version):
     with pytest.raises(ImportError, match=rf">= {re.escape(_compat.JAX_RANGE[0])}, < 0\.13; found JAX {version}"):
         _compat.check_versions(version, "0.6.5")
 
 
-@pytest.mark.parametrize("version", ["0.7.0", "0.10.2", "0.12.0.1", "0.12.9.dev20260101+abc"])
+@pytest.mark.parametrize("version", ["0.9.0", "0.10.2", "0.12.0.1", "0.12.9.dev20260101+abc"])
 def test_jax_inside_the_range_is_accepted(version):
     _compat.check_versions(version, "0.6.5")
 
