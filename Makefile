@@ -1,4 +1,4 @@
-# make setup | reproduce | test | test-jax | lab | lint | bench | lock | clean
+# make setup | reproduce | test | test-jax | lab | lint | format | figure | lock | clean
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin

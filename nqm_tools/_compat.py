@@ -17,8 +17,8 @@ import re
 import sys
 import types
 
-# First version, first version beyond; setup.cfg says the same and a test compares. JAX up to 0.8.1 compiles gradients of
-# linearised swish networks to wrong numbers (found by the tests of pullbacks; right uncompiled, and from 0.8.3 on).
+# First version, first version beyond; setup.cfg says the same and a test compares. JAX up to 0.8.1 compiles gradients
+# of linearised swish networks to wrong numbers (found by the tests of pullbacks; right uncompiled, and from 0.8.3 on).
 JAX_RANGE = ("0.9.0", "0.13")
 NEURAL_TANGENTS_VERSION = "0.6.5"
 

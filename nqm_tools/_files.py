@@ -94,7 +94,7 @@ def locate(name, root=None, download=True):
             f"data set {name!r} is not here"
             + (" and could not be downloaded. Put" if download else ". `nqm datasets fetch` downloads it; or put")
             + "".join(f"\n  {source.path}   (from {source.url})" for source in missing)
-            + f"\ninto {' or '.join(map(str, places))}, or into the cache {cache_folder()}."
+            + f"\ninto {' or '.join(map(str, places))}."
         )
     return found
 

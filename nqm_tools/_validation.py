@@ -18,48 +18,50 @@ def check_choice(name, value, choices):
     return value
 
 
+# What JAX counts steps and seeds with.
+LARGEST_WHOLE = 2**31 - 2
+
+
 def check_whole(name, value, minimum=1):
     """A whole number (Python or NumPy, not a bool) of at least ``minimum``, as an int."""
     if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be a whole number >= {minimum}; got {value!r}")
     if not isinstance(value, numbers.Integral) or value < minimum:
         raise ValueError(f"{name} must be a whole number >= {minimum}; got {value!r}")
+    if value > LARGEST_WHOLE:
+        raise ValueError(f"{name} must be a whole number <= {LARGEST_WHOLE}; got {value!r}")
     return int(value)
 
 
-def _is_number(value):
+def _check_number(name, value, what, accepts):
     if isinstance(value, np.ndarray | jax.Array) and value.ndim == 0:
-        return jnp.issubdtype(value.dtype, jnp.number)
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+        real = jnp.issubdtype(value.dtype, jnp.floating) or jnp.issubdtype(value.dtype, jnp.integer)
+    else:
+        real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not real:
+        raise TypeError(f"{name} must be {what}; got {value!r}")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not accepts(number):
+        raise ValueError(f"{name} must be {what}; got {value!r}")
+    return number
 
 
 def check_rate(name, value):
     """A positive finite number, as a float."""
-    if not _is_number(value):
-        raise TypeError(f"{name} must be a positive finite number; got {value!r}")
-    value = float(value)
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"{name} must be a positive finite number; got {value!r}")
-    return value
+    return _check_number(name, value, "a positive finite number", lambda v: math.isfinite(v) and v > 0)
 
 
 def check_number(name, value):
     """A finite number, as a float."""
-    if not _is_number(value) or isinstance(value, complex):
-        raise TypeError(f"{name} must be a finite number; got {value!r}")
-    if not math.isfinite(value):
-        raise ValueError(f"{name} must be a finite number; got {value!r}")
-    return float(value)
+    return _check_number(name, value, "a finite number", math.isfinite)
 
 
 def check_fraction(name, value):
     """A number in [0, 1), as a float."""
-    if not _is_number(value):
-        raise TypeError(f"{name} must be a number in [0, 1); got {value!r}")
-    value = float(value)
-    if not 0 <= value < 1:
-        raise ValueError(f"{name} must be a number in [0, 1); got {value!r}")
-    return value
+    return _check_number(name, value, "a number in [0, 1)", lambda v: 0 <= v < 1)
 
 
 def check_function(f):
@@ -114,9 +116,19 @@ def check_numeric(name, value):
 def _check_values(name, value):
     if value.size == 0:
         raise ValueError(f"{name} is empty: shape {value.shape}")
-    finite = jnp.isfinite if isinstance(value, jax.Array) else np.isfinite
-    if not finite(value).all():
+    if not is_finite(value):
         raise ValueError(f"{name} must be finite; it holds NaN or infinity")
+
+
+def is_finite(value):
+    """Whether all numbers are finite; yes for a tracer, whose numbers are not known yet."""
+    if isinstance(value, jax.core.Tracer):
+        return True
+    if not isinstance(value, jax.Array):
+        return bool(np.isfinite(value).all())
+    # Inside a jitted function, too, a concrete array can be looked at.
+    with jax.ensure_compile_time_eval():
+        return bool(jnp.isfinite(value).all())
 
 
 def check_params(params, name="params"):
@@ -131,9 +143,13 @@ def check_params(params, name="params"):
         if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
             what = type(leaf).__name__ if dtype is None else f"an array of {dtype}"
             raise TypeError(f"{name} must be a pytree of floating-point arrays; it holds {what}")
-        if not isinstance(leaf, jax.core.Tracer) and not jnp.isfinite(leaf).all():
+        if not is_finite(leaf):
             raise ValueError(f"{name} must be finite; it holds NaN or infinity")
-    return jax.tree.map(jnp.asarray, params)
+    params = jax.tree.map(jnp.asarray, params)
+    dtypes = sorted({str(leaf.dtype) for leaf in jax.tree.leaves(params)})
+    if len(dtypes) > 1:
+        raise TypeError(f"{name} must be of one floating-point type; it holds {', '.join(dtypes)}")
+    return params
 
 
 def check_same_structure(params, params0):
@@ -146,3 +162,6 @@ def check_same_structure(params, params0):
     shapes, shapes0 = (jax.tree.map(jnp.shape, tree) for tree in (params, params0))
     if shapes != shapes0:
         raise ValueError(f"params must have the shapes of params0, {shapes0}; got {shapes}")
+    dtype, dtype0 = (jnp.result_type(*jax.tree.leaves(tree)) for tree in (params, params0))
+    if dtype != dtype0:
+        raise TypeError(f"params must have the precision of params0, {dtype0}; got {dtype}")

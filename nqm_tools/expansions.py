@@ -21,6 +21,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import neural_tangents as nt
+import numpy as np
 
 from nqm_tools._validation import (
     InputError,
@@ -28,6 +29,7 @@ from nqm_tools._validation import (
     check_inputs,
     check_params,
     check_same_structure,
+    is_finite,
 )
 
 
@@ -81,18 +83,26 @@ class FunctionModel(Model):
         return vjp(r)[0]
 
 
+class TaylorModel(Model):
+    """What the two expansions share: the function ``f`` and where it is expanded."""
+
+    f: Callable
+    params0: Any
+
+    def __call__(self, params, x):
+        check_same_structure(params, self.params0)
+        _, x, _ = check_model(self.f, self.params0, x)
+        return _jitted_predict(self, params, x)
+
+
 @pytree_model
-class LinearModel(Model):
+class LinearModel(TaylorModel):
     """The linear model of ``f`` around ``params0``; made by :func:`linearize`."""
 
     f: Callable
     params0: Any
 
     name = "f_lin"
-
-    def __call__(self, params, x):
-        check_same_structure(params, self.params0)
-        return _jitted_predict(self, params, x)
 
     def predict(self, state, features):
         return nt.linearize(with_output_axis(self.f), self.params0)(state, features)
@@ -102,17 +112,13 @@ class LinearModel(Model):
 
 
 @pytree_model
-class QuadraticModel(Model):
+class QuadraticModel(TaylorModel):
     """The neural quadratic model of ``f`` around ``params0``; made by :func:`quadraticize`."""
 
     f: Callable
     params0: Any
 
     name = "f_quad"
-
-    def __call__(self, params, x):
-        check_same_structure(params, self.params0)
-        return _jitted_predict(self, params, x)
 
     def predict(self, state, features):
         return nt.taylor_expand(with_output_axis(self.f), self.params0, 2)(state, features)
@@ -241,23 +247,37 @@ def check_model(f, params, x, name="x"):
     """
     model = as_model(f)
     x = match_precision(check_inputs(name, x), params)
-    if isinstance(model, LinearModel | QuadraticModel):
+    if isinstance(model, TaylorModel):
         check_same_structure(params, model.params0)
-    function = getattr(model, "f", model)
+    k = _count_outputs(getattr(model, "f", model), params, x, name)
+    return model, x, k
+
+
+def _count_outputs(function, params, x, name):
     try:
         # A lambda, since JAX keeps weak references to functions and a named tuple (a network) takes none.
-        shape = jax.eval_shape(lambda p, x: function(p, x), params, x).shape
+        outputs = jax.eval_shape(lambda p, x: function(p, x), params, x)
     except InputError:
         raise
     except Exception as error:
         raise ValueError(f"f(params, x) failed for {name} of shape {x.shape} and dtype {x.dtype}") from error
-    if len(shape) not in (1, 2) or shape[0] != x.shape[0]:
-        raise ValueError(f"f(params, x) must return (n, k) or (n,) with n = {x.shape[0]} examples; got {shape}")
-    return model, x, shape[1] if len(shape) == 2 else 1
+    n = x.shape[0]
+    if not isinstance(outputs, jax.ShapeDtypeStruct):
+        raise TypeError(f"f(params, x) must return one array, (n, k) or (n,); got {type(outputs).__name__}")
+    if len(outputs.shape) not in (1, 2) or outputs.shape[0] != n:
+        raise ValueError(f"f(params, x) must return (n, k) or (n,) with n = {n} examples; got {outputs.shape}")
+    dtype = jnp.result_type(*jax.tree.leaves(params))
+    if outputs.dtype != dtype:
+        raise TypeError(f"f(params, x) must return the floating-point type of params, {dtype}; got {outputs.dtype}")
+    return outputs.shape[1] if len(outputs.shape) == 2 else 1
 
 
 def match_precision(x, params):
     """``x`` in the floating-point type of ``params``; integer inputs (tokens) stay as they are."""
     if not jnp.issubdtype(x.dtype, jnp.floating):
         return jnp.asarray(x)
-    return jnp.asarray(x, dtype=jnp.result_type(*jax.tree.leaves(params)))
+    with np.errstate(over="ignore"):
+        cast = jnp.asarray(x, dtype=jnp.result_type(*jax.tree.leaves(params)))
+    if cast.dtype != x.dtype and not is_finite(cast):
+        raise ValueError(f"inputs and targets must be finite; some are too large for the parameters' {cast.dtype}")
+    return cast

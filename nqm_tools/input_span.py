@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from nqm_tools.expansions import FunctionModel, LinearModel, Model, QuadraticModel, pytree_model
+from nqm_tools.expansions import FunctionModel, Model, TaylorModel, pytree_model
 from nqm_tools.networks import ACTIVATION_FUNCTIONS, fully_connected_activation
 
 
@@ -24,11 +24,11 @@ def bind(model, x_train, params):
     d = math.prod(x_train.shape[1:])
     if activation is None or len(x_train) >= d:
         return model
-    if isinstance(model, LinearModel | QuadraticModel) and not _same(params, model.params0):
+    if isinstance(model, TaylorModel) and not _same(params, model.params0):
         # Started elsewhere: the part of that offset outside the span would have to be carried along.
         return model
-    basis, _ = jnp.linalg.qr(x_train.reshape(len(x_train), d).T)
     start = jax.tree.leaves(params)[0]
+    basis, _ = jnp.linalg.qr(x_train.reshape(len(x_train), d).T.astype(start.dtype))
     coordinates = _replace_first(params, basis.T @ start)
     f = _network_in_the_span(activation, d)
     inner = FunctionModel(f) if isinstance(model, FunctionModel) else type(model)(f, coordinates)
@@ -36,7 +36,8 @@ def bind(model, x_train, params):
 
 
 def _same(params, others):
-    return all(a is b for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(others), strict=True))
+    pairs = zip(jax.tree.leaves(params), jax.tree.leaves(others), strict=True)
+    return all(a is b or bool((a == b).all()) for a, b in pairs)
 
 
 def _replace_first(params, first):
@@ -69,7 +70,7 @@ class SpanModel(Model):
     start: Any
 
     def featurize(self, x):
-        flat = x.reshape(len(x), -1)
+        flat = x.reshape(len(x), -1).astype(self.start.dtype)
         inside = flat @ self.basis
         return inside, (flat - inside @ self.basis.T) @ self.start
 

@@ -16,13 +16,14 @@ from jax.flatten_util import ravel_pytree
 
 from nqm_tools._validation import (
     check_choice,
+    check_numeric,
     check_params,
     check_rate,
     check_same_structure,
     check_targets,
     check_whole,
 )
-from nqm_tools.expansions import QuadraticModel, check_model
+from nqm_tools.expansions import QuadraticModel, check_model, match_precision
 from nqm_tools.networks import Network
 
 LOSSES = ("half_sum", "mse")
@@ -159,6 +160,8 @@ def _largest_eigenpairs(product, size, k, dtype):
         (size, size), matvec=lambda v: np.asarray(product(v.astype(dtype))), dtype=dtype
     )
     start = np.random.default_rng(0).standard_normal(size).astype(dtype)
+    if not np.any(operator @ start):  # ARPACK refuses the zero operator
+        return np.zeros(k, dtype), np.eye(size, k, dtype=dtype)
     return scipy.sparse.linalg.eigsh(operator, k=k, which="LA", v0=start)
 
 
@@ -189,7 +192,7 @@ def critical_learning_rate(kernel, loss="mse", k=1):
     array([0.5, 2. ])
     """
     check_choice("loss", loss, LOSSES)
-    kernel = np.asarray(kernel)
+    kernel = np.asarray(check_numeric("kernel", kernel))
     if kernel.ndim not in (2, 4) or kernel.shape[0] != kernel.shape[1] or kernel.shape[2:3] != kernel.shape[3:]:
         raise ValueError(f"kernel must have shape (n, n) or (n, n, outputs, outputs); got {kernel.shape}")
     if kernel.size == 0 or not np.issubdtype(kernel.dtype, np.number) or not np.isfinite(kernel).all():
@@ -234,7 +237,7 @@ def sharpness(f, params, x, y, loss="mse"):
     check_choice("loss", loss, LOSSES)
     params = check_params(params)
     model, x, k = check_model(f, params, x)
-    y = jnp.asarray(check_targets("y", y, x.shape[0], k), dtype=jnp.result_type(*jax.tree.leaves(params)))
+    y = match_precision(check_targets("y", y, x.shape[0], k), params)
     scale = gradient_scale(loss, x.shape[0])
     flat, _ = ravel_pytree(params)
 
@@ -312,9 +315,10 @@ def kernel_step(f, params0, params, x, y, learning_rate):
     params0, params = check_params(params0, "params0"), check_params(params)
     check_same_structure(params, params0)
     rate = check_rate("learning_rate", learning_rate)
-    model, x, k = check_model(f, params0, x)
-    y = jnp.asarray(check_targets("y", y, x.shape[0], k), dtype=jnp.result_type(*jax.tree.leaves(params)))
-    return KernelStep(*_kernel_step(QuadraticModel(model.f, params0), params, x, y, rate))
+    _, x, k = check_model(f, params0, x)
+    y = match_precision(check_targets("y", y, x.shape[0], k), params)
+    # Of `f` itself, also where that is a Taylor model: the quadratic model of a linear one is linear.
+    return KernelStep(*_kernel_step(QuadraticModel(f, params0), params, x, y, rate))
 
 
 @jax.jit

@@ -67,7 +67,7 @@ class Network(NamedTuple):
             As stax has them: a list with one tuple a layer; weights (d, m) and (m, k), a convolution's
             (3, 3, channels, m).
         """
-        if not isinstance(key, jax.Array):
+        if not _is_key(key):
             raise TypeError(f"key must be a JAX random key such as jax.random.key(0); got {key!r}")
         try:
             shape = tuple(check_whole("each entry of input_shape", size) for size in input_shape)
@@ -114,7 +114,7 @@ def deep_fc(width, *, depth=3, activation="relu", outputs=1, readout_init="sign"
 def _deep_fc(width, depth, activation, outputs, readout_init):
     hidden = [layer for _ in range(depth - 1) for layer in (_dense(width), _activation(activation))]
     triple = stax.serial(stax.Flatten(), *hidden, _dense(outputs))
-    net = _network(triple, readout_init, _check_fc_input)
+    net = _network(triple, depth, readout_init, _check_fc_input)
     _FULLY_CONNECTED[net.apply_fn] = activation
     return net
 
@@ -154,7 +154,15 @@ def _two_layer_cnn(width, readout, activation, outputs, readout_init):
     convolution = stax.Conv(width, (3, 3), padding="SAME", W_std=1.0, b_std=None, parameterization="ntk")
     pool = stax.GlobalAvgPool() if readout == "average" else stax.Flatten()
     triple = stax.serial(convolution, _activation(activation), pool, _dense(outputs))
-    return _network(triple, readout_init, _check_cnn_input)
+    return _network(triple, 2, readout_init, _check_cnn_input)
+
+
+def _is_key(key):
+    if not isinstance(key, jax.Array):
+        return False
+    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        return key.ndim == 0
+    return key.dtype == jnp.uint32 and key.ndim == 1  # the older, untyped keys
 
 
 def _check_options(activation, outputs, readout_init):
@@ -173,7 +181,7 @@ def _activation(name):
     return known[name]() if name in known else stax.Elementwise(ACTIVATION_FUNCTIONS[name])
 
 
-def _network(triple, readout_init, check_input):
+def _network(triple, depth, readout_init, check_input):
     init_stax, apply_stax, kernel_fn = triple
 
     def init_fn(key, input_shape):
@@ -186,9 +194,12 @@ def _network(triple, readout_init, check_input):
         return output_shape, params
 
     def apply_fn(params, x, **kwargs):
-        shape = jnp.shape(x)
+        x = jnp.asarray(x)
+        shape = x.shape
         check_input(shape)
         leaves = jax.tree.leaves(params)
+        if len(leaves) != depth:
+            raise InputError(f"params must hold the weights of {depth} layers; got {len(leaves)}")
         # Weights are (d, m) for flattened inputs and (3, 3, channels, m) for images.
         size = math.prod(shape[1:]) if check_input is _check_fc_input else shape[-1]
         expected = jnp.shape(leaves[0])[-2] if leaves and jnp.ndim(leaves[0]) >= 2 else None

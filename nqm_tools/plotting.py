@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 
+from nqm_tools._validation import check_rate
+
 MODELS = ("f", "f_lin", "f_quad")
 LABELS = {
     "f": "network $f$",
@@ -77,6 +79,7 @@ def regimes(frame, critical_learning_rate, *, axes=None):
     numpy.ndarray of matplotlib.axes.Axes
     """
     _check_columns(frame, ("model", "learning_rate", "step", "train_loss"))
+    critical_learning_rate = check_rate("critical_learning_rate", critical_learning_rate)
     rates = sorted(frame["learning_rate"].unique())
     if axes is None:
         _, axes = plt.subplots(1, len(rates), figsize=(4 * len(rates), 3.4), sharey=True, layout="constrained")
@@ -183,6 +186,8 @@ def examples(data, *, rows=1, columns=10, axes=None):
 def save(ax, path):
     """Write the figure that ``ax`` belongs to as ``path.pdf`` and ``path.svg``; returns both paths."""
     path = pathlib.Path(path)
+    if path.suffix in (".pdf", ".svg"):
+        path = path.with_suffix("")
     paths = [path.with_name(path.name + suffix) for suffix in (".pdf", ".svg")]
     for target in paths:
         np.ravel(ax)[0].figure.savefig(target, bbox_inches="tight")
@@ -206,6 +211,9 @@ def _check_columns(frame, needed):
     missing = [column for column in needed if column not in frame.columns]
     if missing or frame.empty:
         raise ValueError(f"frame must have rows with columns {', '.join(needed)}; missing: {missing or 'rows'}")
+    text = [column for column in needed if column not in ("model", "regime") and frame[column].dtype.kind not in "fiu"]
+    if text:
+        raise ValueError(f"columns must hold numbers; {', '.join(text)} does not")
     unknown = set(frame["model"]) - set(MODELS)
     if unknown:
         raise ValueError(f"models must be among {MODELS}; got {sorted(unknown)}")

@@ -6,7 +6,6 @@ import math
 import os
 import pathlib
 import platform
-import tempfile
 from typing import Any
 
 import jax
@@ -35,8 +34,11 @@ def regime(losses):
     >>> regime([1.0, 0.5, 0.1]), regime([1.0, 20.0, 0.1]), regime([1.0, 2.0])
     ('monotone', 'catapult', 'divergent')
     """
-    losses = np.asarray(losses)
-    if losses.ndim != 1 or losses.size == 0 or not np.issubdtype(losses.dtype, np.number):
+    try:
+        losses = np.asarray(losses, dtype=float)
+    except (TypeError, ValueError):
+        raise ValueError(f"losses must be a non-empty sequence of numbers; got {losses!r}") from None
+    if losses.ndim != 1 or losses.size == 0:
         raise ValueError(f"losses must be a non-empty sequence of numbers; got shape {losses.shape}")
     if not np.isfinite(losses).all() or losses[-1] > losses[0]:
         return "divergent"
@@ -95,12 +97,12 @@ class Run:
 
     @property
     def best_test_loss(self):
-        """The lowest recorded test loss; NaN for a run that diverged."""
+        """The lowest recorded test loss; NaN for a run that diverged, or that recorded none."""
         return self._at_best("test_loss")
 
     @property
     def best_step(self):
-        """The step of the lowest recorded test loss; NaN for a run that diverged."""
+        """The step of the lowest recorded test loss; NaN for a run that diverged, or that recorded none."""
         return self._at_best("step")
 
     @property
@@ -119,9 +121,7 @@ class Run:
         }
 
     def _at_best(self, column):
-        if "test_loss" not in self.records:
-            raise ValueError("the run did not record test_loss")
-        test_losses = self.records["test_loss"]
+        test_losses = self.records.get("test_loss", np.array([np.nan]))
         if self.regime == "divergent" or np.isnan(test_losses).all():
             return math.nan
         return float(self.records[column][np.nanargmin(test_losses)])
@@ -138,6 +138,8 @@ class Run:
         ``params`` must be a tree of lists, tuples, dictionaries and arrays (as networks here have them).
         """
         path = pathlib.Path(path)
+        if not path.parent.is_dir():
+            raise FileNotFoundError(f"the folder of {str(path)!r} does not exist")
         leaves = jax.tree.leaves(self.params)
         header = {
             "model": self.model,
@@ -149,14 +151,14 @@ class Run:
         }
         arrays = {f"record/{name}": values for name, values in self.records.items()}
         arrays |= {f"leaf/{i}": np.asarray(leaf) for i, leaf in enumerate(leaves)}
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        header = json.dumps(header, default=_plain)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            with os.fdopen(handle, "wb") as file:
-                np.savez_compressed(file, header=json.dumps(header), losses=self.losses, **arrays)
+            with open(temporary, "xb") as file:
+                np.savez_compressed(file, header=header, losses=self.losses, **arrays)
             os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        finally:
+            temporary.unlink(missing_ok=True)
         return path
 
     @classmethod
@@ -191,6 +193,13 @@ def environment():
     }
 
 
+def _plain(value):
+    """NumPy's numbers and arrays, which users put into a provenance, as JSON has them."""
+    if isinstance(value, np.generic | np.ndarray | jax.Array):
+        return np.asarray(value).tolist()
+    raise TypeError(f"settings and provenance must be plain values to be saved; got {type(value).__name__}")
+
+
 def _describe(tree, counter):
     """A JSON skeleton of a tree; each array is its number in the order of ``jax.tree.leaves``."""
     if tree is None:
@@ -200,6 +209,8 @@ def _describe(tree, counter):
     if isinstance(tree, dict) and all(isinstance(key, str) for key in tree):
         return {"dict": {key: _describe(tree[key], counter) for key in sorted(tree)}}
     if isinstance(tree, jax.Array | np.ndarray):
+        if np.dtype(tree.dtype).kind not in "fiub":  # bfloat16 and the like would come back as raw bytes
+            raise TypeError(f"arrays of {tree.dtype} cannot be saved; convert params to float32")
         return next(counter)
     raise TypeError(
         f"params must be lists, tuples, dictionaries with string keys and arrays to be saved; got {type(tree).__name__}"

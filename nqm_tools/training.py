@@ -38,6 +38,7 @@ __all__ = ["Run", "regime", "train"]
 CHUNK = 256
 # A chunk is given as many steps as took about this long, so that the progress bar moves and Ctrl-C is heard.
 SECONDS_A_CHUNK = 0.5
+SECONDS_WITHOUT_BAR = 3
 MAX_EIGENVALUES = 8
 RECORDABLE = ("test_loss", "test_accuracy", "distance", *(f"lambda_{i + 1}" for i in range(MAX_EIGENVALUES)))
 DEFAULT_RECORD = ("test_loss", "test_accuracy", "distance")
@@ -89,7 +90,7 @@ def train(
     seed : int
         For the order of mini-batches, and for a network's parameters when ``params`` is not given.
     progress : bool, optional
-        A progress bar: yes, no, or (None) only on a terminal and only in runs of more than a second.
+        A progress bar: yes, no, or (None) in a terminal or notebook, if the run takes more than three seconds.
 
     Returns
     -------
@@ -181,6 +182,8 @@ def train(
 
 
 def _check_record(record, rows):
+    if not isinstance(record, str | tuple | list | set):
+        raise TypeError(f"record must be a sequence of column names; got {record!r}")
     names = (record,) if isinstance(record, str) else tuple(record)
     for name in names:
         check_choice("each entry of record", name, RECORDABLE)
@@ -215,48 +218,57 @@ def _run_loop(problem, scalars, settings, name, progress):
     state = problem["state0"]
     velocity = jax.tree.map(jnp.zeros_like, state) if settings["with_momentum"] else None
     carry = (state, velocity)
-    losses, chunks = [], []
+    chunks = []
     done, size, stopped = 0, 1, "finished"
-    bar = tqdm(
-        total=steps,
-        desc=f"{name}, learning rate {scalars['learning_rate']:.3g}",
-        unit="step",
-        disable=not (sys.stderr.isatty() if progress is None else progress),
-        delay=1 if progress is None else 0,
-        leave=bool(progress),
-    )
-    with bar:
+    with _bar(steps, f"{name}, learning rate {scalars['learning_rate']:.3g}", progress) as bar:
         try:
             while done <= steps:
                 began = time.perf_counter()
                 stop = min(done + size, steps + 1)
-                carry, reached, chunk = _chunk(problem, carry, done, stop, scalars, **settings)
-                reached = int(reached)
-                chunk = {column: np.asarray(values[: reached - done], float) for column, values in chunk.items()}
-                bar.update(min(reached, steps) - done)
-                done = reached
-                losses.append(chunk["train_loss"])
-                chunks.append(chunk)
-                if not math.isfinite(losses[-1][-1]):
-                    stopped = f"diverged at step {done - 1}: the training loss is {losses[-1][-1]}"
-                    bar.set_postfix_str(stopped)
+                # JAX returns before the work is done. `_fetch` waits, so Ctrl-C is heard there, while `carry`, `done`
+                # and `chunks` still belong together; they move on in one go afterwards.
+                after, reached, values = _chunk(problem, carry, done, stop, scalars, **settings)
+                chunk = _fetch(values, int(reached) - done)
+                carry, done, chunks = after, int(reached), [*chunks, chunk]
+                bar.update(min(done, steps) - bar.n)
+                last = chunk["train_loss"][-1]
+                if not math.isfinite(last):
+                    stopped = f"diverged at step {done - 1}: the training loss is {last}"
+                    bar.set_postfix_str(stopped, refresh=False)
                     break
                 seconds = time.perf_counter() - began
                 size = min(CHUNK, max(1, int(size * min(4, SECONDS_A_CHUNK / max(seconds, 1e-6)))))
         except KeyboardInterrupt:
-            # `carry` is the last whole chunk's. Evaluate there without a further update, so that the run's last row
-            # and its parameters belong together.
-            stopped = f"interrupted at step {done}"
-            carry, _, chunk = _chunk(problem, carry, done, done + 1, scalars | {"steps": done}, **settings)
-            chunk = {column: np.asarray(values[:1], float) for column, values in chunk.items()}
-            losses.append(chunk["train_loss"])
-            chunks.append(chunk)
-    losses = np.concatenate(losses)
+            if done <= steps:
+                # Evaluate without a further update, so that the last row and the parameters belong together.
+                stopped = f"interrupted at step {done}"
+                carry, _, values = _chunk(problem, carry, done, done + 1, scalars | {"steps": done}, **settings)
+                chunks = [*chunks, _fetch(values, 1)]
+    names = ("train_loss", *settings["record"])
+    columns = {column: np.concatenate([chunk[column] for chunk in chunks]) for column in names}
+    losses = columns["train_loss"]
     kept = np.arange(len(losses))
     kept = kept[(kept % every == 0) | (kept == kept[-1])]
-    columns = ("train_loss", *settings["record"])
-    rows = {"step": kept} | {name: np.concatenate([c[name] for c in chunks])[kept] for name in columns}
+    rows = {"step": kept} | {column: values[kept] for column, values in columns.items()}
     return losses, rows, carry[0], stopped
+
+
+def _fetch(values, count):
+    return {column: np.asarray(buffer[:count], float) for column, buffer in values.items()}
+
+
+def _bar(steps, description, progress):
+    # By default only where somebody watches: a terminal or a notebook.
+    watched = sys.stderr.isatty() or "ipykernel" in sys.modules
+    shown = watched if progress is None else progress
+    return tqdm(
+        total=steps,
+        desc=description,
+        unit="step",
+        disable=not shown,
+        delay=SECONDS_WITHOUT_BAR if progress is None else 0,
+        leave=bool(progress),
+    )
 
 
 @functools.partial(jax.jit, static_argnames=("loss", "batch_size", "with_momentum", "record"))

@@ -41,6 +41,16 @@ def test_doctor_reports_versions_devices_and_a_working_kernel(offline, capsys):
     assert "mini      not here; `nqm datasets fetch mini` downloads it" in out
 
 
+def test_doctor_goes_on_past_a_missing_folder_and_missing_extras(offline, capsys, monkeypatch):
+    monkeypatch.setenv("NQM_DATA_DIR", "/no/such/folder")
+    assert cli.main(["doctor"]) == 0
+    assert "NQM_DATA_DIR must be the path of an existing folder" in capsys.readouterr().out
+    monkeypatch.setitem(sys.modules, "pooch", None)
+    monkeypatch.setattr(cli, "_version", lambda name: "not installed" if name == "pooch" else "1")
+    assert cli.main(["doctor"]) == 0
+    assert "needs pooch" in capsys.readouterr().out
+
+
 def test_doctor_fails_when_kernels_are_wrong(offline, capsys, monkeypatch):
     monkeypatch.setattr(cli, "_kernel_error", lambda: 0.5)
     assert cli.main(["doctor"]) == 1

@@ -249,3 +249,43 @@ def test_outputs_of_a_wrong_shape_are_refused():
         nqm.empirical_ntk(lambda w, x: w, jnp.ones(3), jnp.ones((2, 3)))
     with pytest.raises(ValueError, match=r"got \(2, 3, 1\)"):
         nqm.empirical_ntk(lambda w, x: (w * x)[..., None], jnp.ones(3), jnp.ones((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("f", "message"),
+    [
+        (lambda w, x: (x @ w) * 1j, "the floating-point type of params, float32; got complex64"),
+        (lambda w, x: x @ w > 0, "got bool"),
+        (lambda w, x: (x @ w).astype(jnp.bfloat16), "got bfloat16"),
+        (lambda w, x: (x @ w, x @ w), "must return one array, .* got tuple"),
+    ],
+)
+def test_outputs_of_a_wrong_type_are_refused(f, message):
+    data = nqm.Data("own", np.ones((2, 3)), np.ones(2))
+    with pytest.raises(TypeError, match=message):
+        nqm.empirical_ntk(f, jnp.ones(3), data.x_train)
+    with pytest.raises(TypeError, match=message):
+        nqm.train(f, data, learning_rate=0.1, steps=1, params=jnp.ones(3))
+
+
+@pytest.mark.parametrize("make", [nqm.linearize, nqm.quadraticize])
+def test_models_check_what_they_are_called_with(x64, make):
+    model = make(smooth, smooth_params(0))
+    single = jax.tree.map(lambda w: w.astype(jnp.float32), smooth_params(1))
+    with pytest.raises(TypeError, match="params must have the precision of params0, float64; got float32"):
+        model(single, jnp.ones((2, 3)))
+    with pytest.raises(TypeError, match="x must be an array of numbers"):
+        model(smooth_params(1), "abc")
+    with pytest.raises(ValueError, match=r"f\(params, x\) failed for x of shape \(2, 7\)"):
+        model(smooth_params(1), np.ones((2, 7)))
+    assert model(smooth_params(1), [[1.0, 2.0, 3.0]]).shape == (1, 2)
+
+
+def test_parameters_of_several_precisions_are_refused(x64):
+    with pytest.raises(TypeError, match="of one floating-point type; it holds float32, float64"):
+        nqm.linearize(smooth, smooth_params(0) | {"c": jnp.float32(1.0)})
+
+
+def test_numbers_too_large_for_the_parameters_precision_are_refused():
+    with pytest.raises(ValueError, match="some are too large for the parameters' float32"):
+        nqm.empirical_ntk(smooth, smooth_params(0), np.full((2, 3), 1e300))

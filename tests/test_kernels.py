@@ -217,6 +217,26 @@ def test_kernel_step_is_exact_for_any_quadratic_function(seed, rate, outputs):
         )
 
 
+def test_kernel_step_of_a_taylor_model_is_its_own(x64):
+    net, params0, params, x, y = problem(activation="tanh")
+    step = nqm.kernel_step(nqm.linearize(net, params0), params0, params, x, y, 0.5)
+    np.testing.assert_allclose(step.kernel, nqm.empirical_ntk(net, params0, x), rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(step.R_f, 0, atol=1e-12)
+    # A quadratic function is its own quadratic model around any point.
+    quad = nqm.quadraticize(net, params0)
+    here, there = (nqm.kernel_step(quad, point, params, x, y, 0.5) for point in (params0, params))
+    np.testing.assert_allclose(here.kernel, there.kernel, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(here.residual, there.residual, rtol=1e-9, atol=1e-12)
+
+
+def test_the_zero_operator_has_zero_eigenvalues(monkeypatch):
+    monkeypatch.setattr(kernels, "DENSE_ROWS", 0)
+    net, _, params, x, y = problem()
+    values, _ = nqm.top_eigenpairs(net, jax.tree.map(jnp.zeros_like, params), x, 2)
+    assert values.tolist() == [0.0, 0.0]
+    assert nqm.sharpness(lambda w, x: 0 * x @ w, jnp.ones(4), x, y) == 0.0
+
+
 def test_kernel_functions_work_inside_jit():
     net, _, params, x, _ = problem()
     inside = jax.jit(lambda p, x: nqm.empirical_ntk(net, p, x))(params, x)

@@ -155,7 +155,7 @@ def test_input_shapes_that_are_no_tuples_are_refused(shape):
         networks.two_layer_fc(8).init(jax.random.key(0), shape)
 
 
-@pytest.mark.parametrize("key", [0, None, np.zeros(2)])
+@pytest.mark.parametrize("key", [0, None, np.zeros(2), jnp.ones(3), jax.random.split(jax.random.key(0))])
 def test_keys_that_are_no_jax_keys_are_refused(key):
     with pytest.raises(TypeError, match=r"key must be a JAX random key such as jax\.random\.key\(0\)"):
         networks.two_layer_fc(8).init(key, (2, 3))
@@ -174,3 +174,19 @@ def test_inputs_that_do_not_fit_the_weights_are_refused_in_plain_words(factory, 
     params = net.init(jax.random.key(0), shape)
     with pytest.raises(ValueError, match="does not fit the first weights of params"):
         net(params, jnp.ones(wrong))
+
+
+def test_parameters_of_another_depth_are_refused():
+    shallow, deep = networks.two_layer_fc(6), networks.deep_fc(6)
+    with pytest.raises(ValueError, match="params must hold the weights of 3 layers; got 2"):
+        deep(shallow.init(jax.random.key(0), (2, 3)), jnp.ones((2, 3)))
+    with pytest.raises(ValueError, match="params must hold the weights of 2 layers; got 3"):
+        nqm.empirical_ntk(shallow, deep.init(jax.random.key(0), (2, 3)), jnp.ones((2, 3)))
+    with pytest.raises(ValueError, match="params must hold the weights of 2 layers; got 0"):
+        shallow(None, jnp.ones((2, 3)))
+
+
+def test_inputs_may_be_lists():
+    net = networks.two_layer_fc(6)
+    params = net.init(jax.random.key(0), (1, 3))
+    np.testing.assert_array_equal(net(params, [[1.0, 2.0, 3.0]]), net(params, jnp.array([[1.0, 2.0, 3.0]])))

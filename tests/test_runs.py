@@ -54,7 +54,7 @@ def test_a_catapult_rises_by_five_per_cent_of_the_first_loss(losses, expected):
 
 @pytest.mark.parametrize("losses", [[], [[1.0]], 3.0, ["a", "b"], None])
 def test_losses_that_are_no_sequence_of_numbers_are_refused(losses):
-    with pytest.raises(ValueError, match="losses must be a non-empty sequence of numbers"):
+    with pytest.raises(ValueError, match="losses must be a non-empty sequence of numbers; got"):
         nqm.regime(losses)
 
 
@@ -163,7 +163,26 @@ def test_a_run_records_versions_and_device(run):
     assert run.environment["device"] == jax.devices()[0].device_kind
 
 
-def test_a_run_without_test_losses_says_so(run):
+def test_a_run_without_test_losses_has_no_best_one(run):
     del run.records["test_loss"]
-    with pytest.raises(ValueError, match="did not record test_loss"):
-        _ = run.best_test_loss
+    assert np.isnan(run.summary["best_test_loss"])
+    assert np.isnan(run.summary["best_step"])
+
+
+def test_a_provenance_with_numpy_values_is_saved(run, tmp_path):
+    run.settings["data"] = {"count": np.int64(3), "scale": np.array([0.5, 1.0])}
+    loaded = nqm.Run.load(run.save(tmp_path / "run.npz"))
+    assert loaded.settings["data"] == {"count": 3, "scale": [0.5, 1.0]}
+
+
+def test_what_could_not_be_read_back_is_refused_before_anything_is_written(run, tmp_path):
+    object.__setattr__(run, "params", [jnp.ones(2, jnp.bfloat16)])
+    with pytest.raises(TypeError, match="arrays of bfloat16 cannot be saved"):
+        run.save(tmp_path / "run.npz")
+    run.settings["data"] = {"source": object()}
+    object.__setattr__(run, "params", [jnp.ones(2)])
+    with pytest.raises(TypeError, match="must be plain values to be saved; got object"):
+        run.save(tmp_path / "run.npz")
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(FileNotFoundError, match=r"the folder of .* does not exist"):
+        run.save(tmp_path / "missing" / "run.npz")

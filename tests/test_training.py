@@ -239,7 +239,8 @@ def test_nothing_big_is_a_constant_of_the_compiled_loop(monkeypatch):
 
 
 def test_ctrl_c_returns_the_run_so_far(x64):
-    net, params, data = problem(width=50)
+    # Steps slow enough that the signal comes while a chunk of them is on its way.
+    net, params, data = problem(width=4000, n=100)
     timer = threading.Timer(1.5, signal.raise_signal, [signal.SIGINT])
     timer.start()
     try:
@@ -250,8 +251,10 @@ def test_ctrl_c_returns_the_run_so_far(x64):
     assert run.stopped == f"interrupted at step {done}"
     assert 0 < done < 10**8
     assert run.frame["step"].iloc[-1] == done
-    # The parameters are those of the last loss.
+    # The parameters are those of the last loss, and both are those of the step that the run names.
     assert mse(net, run.params, data.x_train, data.y_train) == pytest.approx(run.losses[-1], rel=1e-9)
+    whole = nqm.train(net, data, learning_rate=0.01, steps=done, params=params, record=(), record_every=1000)
+    np.testing.assert_allclose(run.losses, whole.losses, rtol=1e-9)
 
 
 @pytest.mark.parametrize(("progress", "shown"), [(None, False), (False, False), (True, True)])
@@ -314,6 +317,10 @@ def test_training_time_is_recorded_with_the_settings():
         ({"momentum": float("nan")}, ValueError, "momentum must be"),
         ({"momentum": "heavy"}, TypeError, "momentum must be"),
         ({"loss": "cross_entropy"}, ValueError, "loss must be one of 'half_sum', 'mse'; got 'cross_entropy'"),
+        ({"steps": 10**10}, ValueError, "steps must be a whole number <= 2147483646"),
+        ({"learning_rate": 10**400}, ValueError, "learning_rate must be a positive finite number"),
+        ({"learning_rate": np.array(1j)}, TypeError, "learning_rate must be a positive finite number"),
+        ({"record": None}, TypeError, "record must be a sequence of column names; got None"),
         ({"record": ("accuracy",)}, ValueError, "each entry of record must be one of 'test_loss'.*got 'accuracy'"),
         ({"record": ("lambda_9",)}, ValueError, "got 'lambda_9'"),
         ({"record_every": 0}, ValueError, "record_every must be a whole number >= 1; got 0"),
