@@ -220,30 +220,31 @@ def _run_loop(problem, scalars, settings, name, progress):
     carry = (state, velocity)
     chunks = []
     done, size, stopped = 0, 1, "finished"
-    with _bar(steps, f"{name}, learning rate {scalars['learning_rate']:.3g}", progress) as bar:
-        try:
-            while done <= steps:
-                began = time.perf_counter()
-                stop = min(done + size, steps + 1)
-                # JAX returns before the work is done. `_fetch` waits, so Ctrl-C is heard there, while `carry`, `done`
-                # and `chunks` still belong together; they move on in one go afterwards.
-                after, reached, values = _chunk(problem, carry, done, stop, scalars, **settings)
-                chunk = _fetch(values, int(reached) - done)
-                carry, done, chunks = after, int(reached), [*chunks, chunk]
-                bar.update(min(done, steps) - bar.n)
-                last = chunk["train_loss"][-1]
-                if not math.isfinite(last):
-                    stopped = f"diverged at step {done - 1}: the training loss is {last}"
-                    bar.set_postfix_str(stopped, refresh=False)
-                    break
-                seconds = time.perf_counter() - began
-                size = min(CHUNK, max(1, int(size * min(4, SECONDS_A_CHUNK / max(seconds, 1e-6)))))
-        except KeyboardInterrupt:
-            if done <= steps:
-                # Evaluate without a further update, so that the last row and the parameters belong together.
-                stopped = f"interrupted at step {done}"
-                carry, _, values = _chunk(problem, carry, done, done + 1, scalars | {"steps": done}, **settings)
-                chunks = [*chunks, _fetch(values, 1)]
+    bar = _Bar(steps, f"{name}, learning rate {scalars['learning_rate']:.3g}", progress)
+    try:
+        while done <= steps:
+            began = time.perf_counter()
+            stop = min(done + size, steps + 1)
+            # JAX returns before the work is done. `_fetch` waits, so Ctrl-C is heard there, while `carry`, `done` and
+            # `chunks` still belong together; they move on in one go afterwards.
+            after, reached, values = _chunk(problem, carry, done, stop, scalars, **settings)
+            chunk = _fetch(values, int(reached) - done)
+            carry, done, chunks = after, int(reached), [*chunks, chunk]
+            bar.move_to(min(done, steps))
+            last = chunk["train_loss"][-1]
+            if not math.isfinite(last):
+                stopped = f"diverged at step {done - 1}: the training loss is {last}"
+                break
+            seconds = time.perf_counter() - began
+            size = min(CHUNK, max(1, int(size * min(4, SECONDS_A_CHUNK / max(seconds, 1e-6)))))
+    except KeyboardInterrupt:
+        if done <= steps:
+            # Evaluate without a further update, so that the last row and the parameters belong together.
+            stopped = f"interrupted at step {done}"
+            carry, _, values = _chunk(problem, carry, done, done + 1, scalars | {"steps": done}, **settings)
+            chunks = [*chunks, _fetch(values, 1)]
+    finally:
+        bar.close("" if stopped == "finished" else stopped)
     names = ("train_loss", *settings["record"])
     columns = {column: np.concatenate([chunk[column] for chunk in chunks]) for column in names}
     losses = columns["train_loss"]
@@ -257,18 +258,27 @@ def _fetch(values, count):
     return {column: np.asarray(buffer[:count], float) for column, buffer in values.items()}
 
 
-def _bar(steps, description, progress):
-    # By default only where somebody watches: a terminal or a notebook.
-    watched = sys.stderr.isatty() or "ipykernel" in sys.modules
-    shown = watched if progress is None else progress
-    return tqdm(
-        total=steps,
-        desc=description,
-        unit="step",
-        disable=not shown,
-        delay=SECONDS_WITHOUT_BAR if progress is None else 0,
-        leave=bool(progress),
-    )
+class _Bar:
+    """A progress bar that is made only when it is to be seen: hidden ones, too, would swell a saved notebook."""
+
+    def __init__(self, steps, description, progress):
+        self.options = {"total": steps, "desc": description, "unit": "step", "leave": bool(progress)}
+        # By default only where somebody watches, a terminal or a notebook, and then only in long runs.
+        watched = sys.stderr.isatty() or "ipykernel" in sys.modules
+        self.wanted = watched if progress is None else progress
+        self.due = time.perf_counter() + (SECONDS_WITHOUT_BAR if progress is None else 0)
+        self.bar = None
+
+    def move_to(self, step):
+        if self.bar is None and self.wanted and time.perf_counter() >= self.due:
+            self.bar = tqdm(**self.options)
+        if self.bar is not None:
+            self.bar.update(step - self.bar.n)
+
+    def close(self, note):
+        if self.bar is not None:
+            self.bar.set_postfix_str(note)
+            self.bar.close()
 
 
 @functools.partial(jax.jit, static_argnames=("loss", "batch_size", "with_momentum", "record"))
