@@ -56,7 +56,7 @@ figure: reproduce
 
 lock: $(STAMP)
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
-	  --no-header --no-emit-index-url --no-emit-find-links --override overrides.txt --extra test \
+	  --no-header --override overrides.txt --extra test \
 	  -o requirements.lock setup.cfg
 
 clean:
