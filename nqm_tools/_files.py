@@ -94,7 +94,7 @@ def locate(name, root=None, download=True):
             f"data set {name!r} is not here"
             + (" and could not be downloaded. Put" if download else ". `nqm datasets fetch` downloads it; or put")
             + "".join(f"\n  {source.path}   (from {source.url})" for source in missing)
-            + f"\ninto {' or '.join(map(str, places))}."
+            + f"\ninto {' or '.join(map(str, places))}, or into the cache {cache_folder()}."
         )
     return found
 
@@ -103,8 +103,12 @@ def cache_folder():
     """``NQM_CACHE_DIR``, or the user's cache folder as the operating system has it."""
     if os.environ.get(CACHE_DIR_VARIABLE):
         return pathlib.Path(os.environ[CACHE_DIR_VARIABLE]).expanduser()
-    import pooch
-
+    try:
+        import pooch
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(
+            "the paper's data sets need pooch, which is not installed: the extra [data]"
+        ) from None
     return pathlib.Path(pooch.os_cache("nqm-tools"))
 
 

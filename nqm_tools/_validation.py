@@ -18,18 +18,14 @@ def check_choice(name, value, choices):
     return value
 
 
-# What JAX counts steps and seeds with.
-LARGEST_WHOLE = 2**31 - 2
-
-
-def check_whole(name, value, minimum=1):
-    """A whole number (Python or NumPy, not a bool) of at least ``minimum``, as an int."""
+def check_whole(name, value, minimum=1, maximum=2**63 - 1):
+    """A whole number (Python or NumPy, not a bool) of at least ``minimum``, as an int; by default of 64 bits."""
     if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be a whole number >= {minimum}; got {value!r}")
     if not isinstance(value, numbers.Integral) or value < minimum:
         raise ValueError(f"{name} must be a whole number >= {minimum}; got {value!r}")
-    if value > LARGEST_WHOLE:
-        raise ValueError(f"{name} must be a whole number <= {LARGEST_WHOLE}; got {value!r}")
+    if value > maximum:
+        raise ValueError(f"{name} must be a whole number <= {maximum}; got {value!r}")
     return int(value)
 
 

@@ -39,6 +39,7 @@ CHUNK = 256
 # A chunk is given as many steps as took about this long, so that the progress bar moves and Ctrl-C is heard.
 SECONDS_A_CHUNK = 0.5
 SECONDS_WITHOUT_BAR = 3
+MOST_STEPS = 2**31 - 2  # the compiled loop counts with 32 bits
 MAX_EIGENVALUES = 8
 RECORDABLE = ("test_loss", "test_accuracy", "distance", *(f"lambda_{i + 1}" for i in range(MAX_EIGENVALUES)))
 DEFAULT_RECORD = ("test_loss", "test_accuracy", "distance")
@@ -115,8 +116,8 @@ def train(
     if not isinstance(data, Data):
         raise TypeError(f"data must be an nqm_tools.Data; got {type(data).__name__}")
     rate = check_rate("learning_rate", learning_rate)
-    steps = check_whole("steps", steps)
-    record_every = check_whole("record_every", record_every)
+    steps = check_whole("steps", steps, maximum=MOST_STEPS)
+    record_every = check_whole("record_every", record_every, maximum=MOST_STEPS)
     momentum = check_fraction("momentum", momentum)
     seed = check_whole("seed", seed, minimum=0)
     check_choice("loss", loss, LOSSES)
