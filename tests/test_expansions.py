@@ -115,6 +115,20 @@ def test_pullback_is_the_gradient_of_what_the_model_predicts(problem, make):
         np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10)
 
 
+def test_models_of_two_kinds_never_share_a_compiled_function():
+    """Structures that compare equal but hash differently meet in JAX's caches once in a hundred processes."""
+    net = networks.two_layer_fc(4)
+    params = net.init(jax.random.key(0), (2, 3))
+    kinds = [expansions.FunctionModel(net), nqm.linearize(net, params), nqm.quadraticize(net, params)]
+    kinds += [input_span.bind(model, jnp.eye(2, 3), params) for model in kinds]
+    structures = [jax.tree.structure(model) for model in kinds]
+    for i, structure in enumerate(structures):
+        assert [other == structure for other in structures] == [j == i for j in range(len(kinds))]
+    again = jax.tree.structure(nqm.quadraticize(net, net.init(jax.random.key(1), (2, 3))))
+    assert again == structures[2]
+    assert hash(again) == hash(structures[2])
+
+
 def test_binding_is_the_identity_where_there_is_nothing_to_gain(problem):
     f, params0, params, x = problem
     model = nqm.quadraticize(f, params0)
