@@ -64,9 +64,9 @@ class Model:
 def pytree_model(cls):
     """A frozen dataclass, compared by identity; its function ``f`` is static, its other fields are data.
 
-    Not ``jax.tree_util.register_dataclass``: JAX (0.9 to 0.10.2 seen) takes the structures of two such classes for
-    equal when their fields are, with different hashes. Where the hashes collide, about one process in a hundred, a
-    jitted function that was traced for ``f_lin`` then answers for ``f_quad``.
+    Not ``jax.tree_util.register_dataclass``: JAX (0.10.2 and 0.12.0.1, not 0.9.0) takes the structures of two such
+    classes for equal when their fields are, though their hashes differ. Where the hashes collide, about one process
+    in fifty, a jitted function that was traced for ``f_lin`` then answers for ``f_quad``.
     """
     cls = dataclasses.dataclass(frozen=True, eq=False)(cls)
     fields = [field.name for field in dataclasses.fields(cls)]
