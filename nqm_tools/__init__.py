@@ -5,6 +5,7 @@ Start with ``notebooks/00_start_here.ipynb``. The public names:
 - ``networks``: the paper's architectures; ``datasets``: its data; ``plotting``: its figures.
 - ``linearize``, ``quadraticize``, ``second_order_term``, ``remainder``: Taylor models of any ``f(params, x)``.
 - ``empirical_ntk``, ``top_eigenpairs``, ``critical_learning_rate``, ``sharpness``, ``kernel_step``: kernels.
+- ``dynamics``: the exact low-dimensional maps of quadratic models and their laws; ``quadratic``: general models.
 - ``train``, ``Run``, ``regime``: gradient descent and what a run showed.
 """
 
@@ -14,7 +15,7 @@ from nqm_tools._compat import import_neural_tangents
 
 import_neural_tangents()
 
-from nqm_tools import datasets, networks  # noqa: E402 (neural_tangents has to be importable first)
+from nqm_tools import datasets, dynamics, networks, quadratic  # noqa: E402 (neural_tangents has to be importable first)
 from nqm_tools._version import __version__  # noqa: E402
 from nqm_tools.datasets import Data  # noqa: E402
 from nqm_tools.expansions import linearize, quadraticize, remainder, second_order_term  # noqa: E402
@@ -37,11 +38,13 @@ __all__ = [
     "__version__",
     "critical_learning_rate",
     "datasets",
+    "dynamics",
     "empirical_ntk",
     "kernel_step",
     "linearize",
     "networks",
     "plotting",
+    "quadratic",
     "quadraticize",
     "regime",
     "remainder",

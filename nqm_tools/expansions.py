@@ -77,7 +77,11 @@ def pytree_model(cls):
         return tuple(getattr(model, name) for name in data), tuple(getattr(model, name) for name in static)
 
     def unflatten(functions, arrays):
-        return cls(**dict(zip(data, arrays, strict=True)), **dict(zip(static, functions, strict=True)))
+        # JAX may put anything in the place of arrays, so this must not pass through the checks of an __init__.
+        model = object.__new__(cls)
+        for name, value in zip((*data, *static), (*arrays, *functions), strict=True):
+            object.__setattr__(model, name, value)
+        return model
 
     jax.tree_util.register_pytree_node(cls, flatten, unflatten)
     return cls

@@ -21,6 +21,7 @@ LABELS = {
 PALETTE = {"f": "#12355b", "f_lin": "#9aa5b1", "f_quad": "#d1602b"}
 DASHES = {"f": "", "f_lin": (1, 1), "f_quad": (4, 1.5)}
 MARKERS = {"f": "o", "f_lin": "s", "f_quad": "^"}
+_MARKS = "os^DvP"  # for lines that are no models
 
 
 def loss_curves(frame, *, column="train_loss", ax=None):
@@ -155,6 +156,99 @@ def best_test_loss(summary, *, ax=None):
     return ax
 
 
+def against_width(frame, *, y, hue="model", ax=None):
+    """A quantity against the width: means and a fitted power law for each line, both axes logarithmic.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        Rows with columns ``width``, ``y`` and ``hue``; several rows of a width and line are averaged.
+    y : str
+        The column to draw; positive.
+    hue : str
+        The column that tells the lines apart: models, or any labels (in the order of the rows).
+    ax : matplotlib.axes.Axes, optional
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        The legend gives each line's exponent, as :func:`width_exponents` has it.
+    """
+    exponents = width_exponents(frame, y=y, hue=hue)
+    ax = _axes(ax)
+    for i, (name, exponent) in enumerate(exponents.items()):
+        means = frame[frame[hue] == name].groupby("width")[y].mean()
+        color = PALETTE.get(name, list(PALETTE.values())[i % len(PALETTE)])
+        marker = MARKERS.get(name, _MARKS[i % len(_MARKS)])
+        log_width = np.log(means.index.to_numpy())
+        fit = np.exp(np.log(means).mean() + exponent * (log_width - log_width.mean()))
+        ax.plot(means.index, fit, color=color, linewidth=1)
+        label = rf"{LABELS.get(name, name)}: $\propto m^{{{exponent:.2f}}}$"
+        ax.plot(means.index, means, color=color, marker=marker, linestyle="none", label=label)
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    ax.set_xlabel("width $m$")
+    ax.set_ylabel(y.replace("_", " "))
+    ax.legend(frameon=False)
+    return ax
+
+
+def width_exponents(frame, *, y, hue="model"):
+    """The exponents a in ``y ~ width^a``, by least squares on the logarithms of the means of each width.
+
+    Arguments as in :func:`against_width`; returns a pandas.Series, one entry for each value of ``hue``.
+    """
+    _check_columns(frame, ("width", y, hue), labels=(hue,))
+    if not (np.isfinite(frame[y]).all() and (frame[y] > 0).all() and (frame["width"] > 0).all()):
+        raise ValueError(f"width and {y} must be positive and finite: both axes are logarithmic")
+    exponents = {}
+    for name, rows in frame.groupby(hue, sort=False):
+        means = rows.groupby("width")[y].mean()
+        if len(means) < 2:
+            raise ValueError(f"at least two widths are needed for an exponent; {name} has {len(means)}")
+        exponents[name] = np.polyfit(np.log(means.index), np.log(means), 1)[0]
+    return pd.Series(exponents)
+
+
+def decay_factors(frame, eigenvalues, *, ax=None):
+    """How much a step of gradient descent shrinks each eigenvector's part of a linear model's residual.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        Measured: rows with columns ``learning_rate`` (of ``half_sum``), ``index`` (1 for the first eigenvalue) and
+        ``factor``.
+    eigenvalues : sequence of float
+        Of the tangent kernel, largest first, all positive; lines ``|1 - learning_rate * eigenvalue|``.
+    ax : matplotlib.axes.Axes, optional
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+    """
+    _check_columns(frame, ("learning_rate", "index", "factor"))
+    eigenvalues = np.asarray(eigenvalues, dtype=float)
+    if eigenvalues.ndim != 1 or not (eigenvalues > 0).all():
+        raise ValueError(f"eigenvalues must be a sequence of positive numbers; got {eigenvalues}")
+    unknown = set(frame["index"]) - set(range(1, len(eigenvalues) + 1))
+    if unknown:
+        raise ValueError(f"index must be 1 to {len(eigenvalues)}, the number of eigenvalues; got {sorted(unknown)}")
+    ax = _axes(ax)
+    rates = np.linspace(0, 1.05 * frame["learning_rate"].max(), 400)
+    colors = sns.light_palette(PALETTE["f"], len(eigenvalues) + 2)[:1:-1]
+    for i, (eigenvalue, color) in enumerate(zip(eigenvalues, colors, strict=True), start=1):
+        measured = frame[frame["index"] == i]
+        ax.plot(rates, np.abs(1 - rates * eigenvalue), color=color)
+        label = rf"$\lambda_{{{i}}} = {eigenvalue:.2g}$"
+        ax.plot(measured["learning_rate"], measured["factor"], _MARKS[(i - 1) % len(_MARKS)], color=color, label=label)
+    ax.axhline(1, color="0.6", linewidth=0.8, zorder=0)
+    ax.axvline(2 / eigenvalues[0], color="0.6", linewidth=0.8, zorder=0)
+    ax.set_xlabel(r"learning rate $\eta$ (loss $\frac{1}{2} \sum_i r_i^2$)")
+    ax.set_ylabel(r"factor a step, $|1 - \eta \lambda_i|$")
+    ax.legend(frameon=False)
+    return ax
+
+
 def examples(data, *, rows=1, columns=10, axes=None):
     """The first training images with their labels.
 
@@ -205,15 +299,15 @@ def _name_models(ax):
     ax.legend(handles, [LABELS.get(label, label) for label in labels], frameon=False)
 
 
-def _check_columns(frame, needed):
+def _check_columns(frame, needed, labels=("model", "regime")):
     if not isinstance(frame, pd.DataFrame):
         raise TypeError(f"frame must be a pandas DataFrame; got {type(frame).__name__}")
     missing = [column for column in needed if column not in frame.columns]
     if missing or frame.empty:
         raise ValueError(f"frame must have rows with columns {', '.join(needed)}; missing: {missing or 'rows'}")
-    text = [column for column in needed if column not in ("model", "regime") and frame[column].dtype.kind not in "fiu"]
+    text = [column for column in needed if column not in labels and frame[column].dtype.kind not in "fiu"]
     if text:
         raise ValueError(f"columns must hold numbers; {', '.join(text)} does not")
-    unknown = set(frame["model"]) - set(MODELS)
+    unknown = set(frame["model"]) - set(MODELS) if "model" in needed else None
     if unknown:
         raise ValueError(f"models must be among {MODELS}; got {sorted(unknown)}")

@@ -1,0 +1,95 @@
+"""The exact low-dimensional dynamics of quadratic models under gradient descent, and what follows from them.
+
+All of it is for plain gradient descent on ``half_sum``, ``1/2 sum_i r_i^2`` (a rate for ``mse`` is n/2 times that for
+``half_sum``). One example moves the quadratic model of a two-layer ReLU network by a closed map of its prediction
+``g`` and its tangent kernel ``lambda``,
+
+    r' = (1 - eta lambda + c eta^2 r g) r
+    lambda' = lambda - eta c r (4 g - eta lambda r),      r = g - y,  c = |x|^2 / (m d)
+
+with input x in R^d and width m. In the dimensionless ``z = sqrt(c) eta r``, ``v = eta lambda``,
+``beta = sqrt(c) eta y`` and in ``u = z^2``, ``w = beta z``:
+
+    z' = (1 - v + u + w) z,   v' = v - u (4 - v) - 4 w
+
+Steps use additions and multiplications only: they work on floats, NumPy and JAX arrays alike (under ``jit``, ``vmap``
+and ``scan``; in float32 and float64), and on exact or high-precision numbers. Answers (:func:`peak_u`,
+:func:`final_v`, ...) are computed in float64 whatever JAX's default is, and take arrays.
+
+>>> final_v(2.5), peak_u(2.5)  # the tangent kernel falls to 51 %, the loss peaks at u / (2 c eta^2)
+(1.282..., 0.1676...)
+"""
+
+from nqm_tools.dynamics._laws import (
+    FINAL_V_SERIES,
+    PEAK_U_SERIES,
+    adiabatic_invariant,
+    final_v,
+    peak_u,
+)
+from nqm_tools.dynamics._maps import (
+    Dimensionless,
+    ManyExamples,
+    OneExample,
+    Quadratic,
+    Signed,
+    SignGroups,
+    coupling,
+    dimensionless,
+    dimensionless_step,
+    group_eigenvalues,
+    iterate,
+    kernel_from_v,
+    loss_from_u,
+    many_examples_step,
+    one_example_step,
+    quadratic_step,
+    sign_groups,
+    signed_step,
+)
+from nqm_tools.dynamics._stability import (
+    Equilibrium,
+    Triangle,
+    equilibrium,
+    isolated_equilibria,
+    jacobian,
+    max_learning_rate,
+    predict_regime,
+    stable_interval,
+    triangle,
+)
+
+__all__ = [
+    "FINAL_V_SERIES",
+    "PEAK_U_SERIES",
+    "Dimensionless",
+    "Equilibrium",
+    "ManyExamples",
+    "OneExample",
+    "Quadratic",
+    "SignGroups",
+    "Signed",
+    "Triangle",
+    "adiabatic_invariant",
+    "coupling",
+    "dimensionless",
+    "dimensionless_step",
+    "equilibrium",
+    "final_v",
+    "group_eigenvalues",
+    "isolated_equilibria",
+    "iterate",
+    "jacobian",
+    "kernel_from_v",
+    "loss_from_u",
+    "many_examples_step",
+    "max_learning_rate",
+    "one_example_step",
+    "peak_u",
+    "predict_regime",
+    "quadratic_step",
+    "sign_groups",
+    "signed_step",
+    "stable_interval",
+    "triangle",
+]

@@ -1,0 +1,158 @@
+"""How high a catapult goes and where the kernel ends: by iterating the map, as series, and what is conserved."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nqm_tools.dynamics._checks import check_dimensionless, check_float64, refuse, scalar
+from nqm_tools.dynamics._maps import Dimensionless, dimensionless_step
+
+# Powers of delta = v0 - 2, from the first on.
+FINAL_V_SERIES = (1, 2 / 3, 4 / 9, 14 / 135, -76 / 405)  # 2 - v_end
+PEAK_U_SERIES = (0, 1 / 2, 1 / 3, 3 / 32)  # the fourth is that of the median phase; the phases span 0 to 1/8
+
+PHASES = 128
+_MOST_STEPS = 2_000_000
+# Nearer to v0 = 2 than this the series replace the iteration, which would take 20 / delta steps: what they leave out
+# is below 1e-11 of the answer.
+_SERIES_BELOW = 1e-4
+# A run starts "from nothing" at this share of delta^2, and ends when what is left to come is below this.
+_NOTHING, _REST = 1e-12, 1e-11
+
+
+def peak_u(v0, u0=None, w0=0.0, *, band=False):
+    """The highest ``u`` of a run; the peak loss is ``u / (2 c eta^2)`` (:func:`loss_from_u`).
+
+    Parameters
+    ----------
+    v0, u0, w0
+        The initial state; arrays are taken elementwise. Without ``u0``: the limit of a small initial loss, y = 0.
+        The limit depends (a little) on where between two steps' growth ``u0`` lies, its phase; the answer is
+        the median over 128 phases.
+    band : bool
+        Without ``u0``: return (lowest, median, highest) over the phases.
+
+    Returns
+    -------
+    float or numpy.ndarray
+        Infinite for a run that diverges, NaN for one that does not come to rest.
+
+    Notes
+    -----
+    By iterating :func:`dimensionless_step`. To leading order the peak is ``(v0 - 2)^2 / 2``
+    (:data:`PEAK_U_SERIES`), so ``L_peak ~ (v0 - 2)^2 m d / (4 eta^2 |x|^2)``: Theorem 1's order, with its constant and
+    without its logarithm.
+    """
+    return _law(0, v0, u0, w0, band)
+
+
+def final_v(v0, u0=None, w0=0.0, *, band=False):
+    """``v = eta lambda`` at the end of a run; the tangent kernel ends at ``v / eta``.
+
+    Arguments, result and errors as in :func:`peak_u`; NaN for a run that diverges.
+
+    Notes
+    -----
+    ``2 - v_end = delta + 2/3 delta^2 + 4/9 delta^3 + ...`` with ``delta = v0 - 2`` (:data:`FINAL_V_SERIES`). From
+    about ``v0 = 3.085`` on, where ``u`` can reach 1, the end is irregular and its median means little: see the band.
+    """
+    return _law(1, v0, u0, w0, band)
+
+
+def _law(which, v0, u0, w0, band):
+    if u0 is not None:
+        if band:
+            raise ValueError("band is over the phases of an unknown u0: leave u0 out, or band=False")
+        u0, v0, w0 = check_dimensionless(u0, v0, w0)
+        return scalar(_come_to_rest(u0, v0, w0)[which])
+    if np.any(np.asarray(w0) != 0):
+        raise ValueError("w0 must be 0 without u0: the limit of a small initial loss is for y = 0")
+    (v0,) = check_float64(v0=v0)
+    refuse(v0 < 0, "v0", "non-negative", v0)
+    at_phases = _law_by_phase(which, v0)
+    median = np.median(at_phases, axis=-1)
+    if not band:
+        return scalar(median)
+    return tuple(scalar(values) for values in (at_phases.min(axis=-1), median, at_phases.max(axis=-1)))
+
+
+def _law_by_phase(which, v0):
+    """(..., PHASES) answers in the limit of a small initial loss."""
+    delta = v0 - 2
+    phase = (np.arange(PHASES) + 0.5) / PHASES
+    inside = np.where((delta > _SERIES_BELOW) & (v0 < 4), v0, 3.0)[..., None]
+    # On the unstable manifold of (0, v0), to first order in u.
+    u = _NOTHING * (inside - 2) ** 2 * (inside - 1) ** (2 * phase)
+    start = inside - u * (4 - inside) / (inside * (inside - 2))
+    iterated = _come_to_rest(u, start, np.zeros_like(u))[which]
+    near = np.clip(delta, 0, _SERIES_BELOW)[..., None]
+    powers = near ** np.arange(1, 6)
+    if which == 0:
+        kappa = np.array([*PEAK_U_SERIES, 0])
+        limit, beyond = powers @ kappa, np.inf
+    else:
+        limit, beyond = np.minimum(v0, 2) - powers @ np.array(FINAL_V_SERIES), np.nan
+    iterated = np.where((delta > _SERIES_BELOW)[..., None], iterated, limit[..., None])
+    return np.where((v0 < 4)[..., None], iterated, beyond)
+
+
+def _come_to_rest(u, v, w):
+    """(highest u, final v) of runs, in float64; those at rest drop out of the iteration after each chunk of steps."""
+    shape = np.shape(u)
+    state = np.stack([np.ravel(u), np.ravel(v), np.ravel(w)])
+    peak, end = state[0].copy(), np.full(state.shape[1], np.nan)
+    moving, done, chunk = np.arange(state.shape[1]), 0, 64
+    while moving.size and done < _MOST_STEPS:
+        # Padded to a power of two, with zeros (at rest), so that few sizes are compiled.
+        padded = np.zeros((4, 2 ** math.ceil(math.log2(moving.size))))
+        padded[:, : moving.size] = [*state[:, moving], peak[moving]]
+        with jax.enable_x64(True):
+            after, still = _chunk(jnp.asarray(padded), chunk)
+        after = np.asarray(after)[:, : moving.size]
+        state[:, moving], peak[moving] = after[:3], after[3]
+        done, chunk = done + chunk, min(2 * chunk, 2**16)
+        moving = moving[np.asarray(still)[: moving.size]]
+    u, v, w = state
+    diverged = (4 - v + w <= 0) & (u > 0)
+    with np.errstate(all="ignore"):  # of runs that diverged
+        rest = v - np.where(u > 0, u * (4 - v) / (v * (2 - v)) + 4 * w / v, 0)
+    end, peak = np.where(diverged, np.nan, rest), np.where(diverged, np.inf, peak)
+    end[moving] = peak[moving] = np.nan
+    return peak.reshape(shape), end.reshape(shape)
+
+
+def _moving(state):
+    """Whether what is still to come of v matters: to first order, u and w fall by (1 - v)^2 and 1 - v a step."""
+    u, v, w = state
+    room = jnp.minimum(v, 2 - v)
+    to_come = u * (4 - v) + 4 * jnp.abs(w) * (2 - v)
+    at_rest = (u == 0) | ((room > 0) & (to_come < _REST * room * v * (2 - v)))
+    diverged = (4 - v + w <= 0) | ~(u < jnp.inf)
+    return ~(at_rest | diverged)
+
+
+@jax.jit
+def _chunk(values, steps):
+    def body(_, values):
+        state, peak = Dimensionless(*values[:3]), values[3]
+        after = dimensionless_step(state)
+        values_after = jnp.stack([*after, jnp.maximum(peak, after.u)])
+        return jnp.where(_moving(state), values_after, values)
+
+    values = jax.lax.fori_loop(0, steps, body, values)
+    return values, _moving(values[:3])
+
+
+def adiabatic_invariant(u, v):
+    """What a catapult with y = 0 keeps while ``u`` rises and falls, to fifth order in its size.
+
+    Notes
+    -----
+    With ``x = v - 2``: ``I = u + x^2/2 + x^3/3 + x^4/8 - x (150 u^2 + 115 u x^2 + 14 x^4)/180``. Along a run with
+    ``|x|, sqrt(u) <= delta`` a step changes it by ``O(delta^7)``. For y != 0 start from
+    ``v0 - 2 c eta^2 r0 y`` in the place of v0.
+    """
+    x = v - 2
+    return u + x**2 / 2 + x**3 / 3 + x**4 / 8 - x * (150 * u**2 + 115 * u * x**2 + 14 * x**4) / 180

@@ -1,0 +1,158 @@
+"""Which regime, from the initial state alone; the triangle that traps a run; equilibria and their stability."""
+
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from nqm_tools.dynamics._checks import check_dimensionless, check_float64, refuse, scalar
+from nqm_tools.dynamics._maps import Signed
+
+
+class Triangle(NamedTuple):
+    """The three quantities of :func:`triangle`; all are non-negative where a run can be and converges."""
+
+    d: jax.Array
+    p: jax.Array
+    q: jax.Array
+
+
+def triangle(state, beta=0.0):
+    """``D = 4 - v + w``, ``P = v + 2(z + beta)``, ``Q = v - 2(z + beta)`` of a :class:`Signed` state.
+
+    Notes
+    -----
+    Exactly ``D' = (1 + u + w) D``, ``P' = (1 - z)^2 P``, ``Q' = (1 + z)^2 Q`` and
+    ``D + P (1/2 - beta/4) + Q (1/2 + beta/4) = 4 - beta^2``. P and Q are never negative for a network (they are
+    sums of squares), so with ``|beta| < 2`` and ``D >= 0`` the state stays in a triangle for ever.
+    """
+    z, v = state
+    return Triangle(4 - v + beta * z, v + 2 * (z + beta), v - 2 * (z + beta))
+
+
+def max_learning_rate(residual, kernel, c, y=0.0):
+    """The largest learning rate at which gradient descent converges, from the initial state.
+
+    Parameters
+    ----------
+    residual, kernel
+        ``r`` and ``lambda`` at the start; arrays are taken elementwise.
+    c, y
+        As in :func:`one_example_step`.
+
+    Returns
+    -------
+    float or numpy.ndarray
+        For ``half_sum``: the smallest positive root of ``4 - eta lambda + c eta^2 r y``; infinite if there is none.
+
+    Notes
+    -----
+    Beyond the root nothing can converge (proved for ``|beta| < 2``: D cannot change sign, see :func:`triangle`). That
+    every smaller rate with ``|beta| = sqrt(c) eta |y| < 1`` converges is proved for y = 0 and observed for y != 0.
+    """
+    residual, kernel, c, y = check_float64(residual=residual, kernel=kernel, c=c, y=y)
+    refuse(kernel < 0, "kernel", "non-negative", kernel)
+    refuse(c <= 0, "c", "positive", c)
+    discriminant = kernel**2 - 16 * c * residual * y
+    with np.errstate(divide="ignore"):
+        root = 8 / (kernel + np.sqrt(np.maximum(discriminant, 0)))
+    return scalar(np.where(discriminant >= 0, root, np.inf))
+
+
+def predict_regime(u, v, w=0.0):
+    """The regime of a run from its initial state alone.
+
+    Parameters
+    ----------
+    u, v, w
+        As in :class:`Dimensionless`; arrays are taken elementwise.
+
+    Returns
+    -------
+    str or numpy.ndarray of str
+        ``"divergent"`` if ``4 - v + w <= 0``; otherwise ``"catapult"`` if the first step raises the loss,
+        ``|1 - v + u + w| > 1``, else ``"monotone"``. ``"undecided"`` where ``|beta| >= 1`` (``w^2 >= u``): no
+        equilibrium is stable there. A run that starts with residual zero stays there: ``"monotone"``.
+    """
+    u, v, w = check_dimensionless(u, v, w)
+    factor = 1 - v + u + w
+    answer = np.where(np.abs(factor) > 1, "catapult", "monotone")
+    answer = np.where(4 - v + w <= 0, "divergent", answer)
+    answer = np.where(w**2 >= u, "undecided", answer)
+    return scalar(np.where(u == 0, "monotone", answer))
+
+
+class Equilibrium(NamedTuple):
+    """A state that the dynamics leave where it is.
+
+    Attributes
+    ----------
+    z, v : float
+    period : int
+        1; or 2 where the residual changes its sign at every step and ``(u, v)`` stays.
+    multipliers : numpy.ndarray
+        (2,), the eigenvalues of the step's Jacobian in (z, v), with the sign of z followed; largest modulus first.
+    stable : bool
+        Whether neighbours come to rest: no multiplier beyond 1 in modulus.
+    """
+
+    z: float
+    v: float
+    period: int
+    multipliers: np.ndarray
+    stable: bool
+
+
+def jacobian(state, beta=0.0):
+    """The (2, 2) Jacobian of :func:`signed_step` in (z, v)."""
+    z, v = state
+    return np.array(
+        [
+            [1 - v + 3 * z * z + 2 * beta * z, -z],
+            [-2 * z * (4 - v) - 4 * beta, 1 + z * z],
+        ],
+        dtype=float,
+    )
+
+
+def stable_interval(beta=0.0):
+    """The ``v`` of the stable equilibria, all with ``r = 0``: ``2 |beta| <= v < 2``, or None for ``|beta| >= 1``.
+
+    Zhu et al. (2024), Theorem 2, with constants: a network's kernel cannot fall below ``2 sqrt(c) |y|`` at r = 0.
+    """
+    beta = float(check_float64(beta=beta)[0])
+    return (2 * abs(beta), 2.0) if abs(beta) < 1 else None
+
+
+def equilibrium(v, beta=0.0):
+    """The equilibrium with ``r = 0`` and kernel ``v = eta lambda``; its multipliers are ``1 - v`` and 1."""
+    beta, v = (float(value) for value in check_float64(beta=beta, v=v))
+    if v < 2 * abs(beta):
+        raise ValueError(f"v must be at least 2 |beta| = {2 * abs(beta):g}, where a network's r is 0; got {v:g}")
+    multipliers = np.array(sorted((1.0, 1 - v), key=abs, reverse=True))
+    return Equilibrium(0.0, v, 1, multipliers, bool(0 < v < 2))
+
+
+def isolated_equilibria(beta=0.0):
+    """The equilibria off the line ``r = 0``; all are unstable.
+
+    Returns
+    -------
+    list of Equilibrium
+        ``z = ±2, v = 4 ± 2 beta``, and all weights zero (``z = -beta, v = 0``). For beta = 0 also ``u = 2, v = 4``,
+        where the residual changes sign at every step.
+    """
+    beta = float(check_float64(beta=beta)[0])
+    places = [(2.0, 4 + 2 * beta, 1), (-2.0, 4 - 2 * beta, 1)]
+    if beta:
+        places.append((-beta, 0.0, 1))
+    else:
+        places += [(2**0.5, 4.0, 2), (-(2**0.5), 4.0, 2)]
+    found = []
+    for z, v, period in places:
+        # At period 2 the step is followed by the reflection of z, which takes it back to where it was.
+        matrix = np.diag([-1.0 if period == 2 else 1.0, 1.0]) @ jacobian(Signed(z, v), beta)
+        multipliers = np.linalg.eigvals(matrix)
+        multipliers = multipliers[np.argsort(-np.abs(multipliers))]
+        found.append(Equilibrium(z, v, period, multipliers, bool(np.all(np.abs(multipliers) < 1))))
+    return found

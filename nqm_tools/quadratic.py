@@ -1,0 +1,198 @@
+"""General quadratic models ``g(w; x) = w . phi(x) + gamma/2 w^T Sigma(x) w``, and where one example moves them exactly.
+
+>>> model = GeneralQuadraticModel(phi=np.zeros(2), sigma=np.array([1.0, -1.0]), gamma=0.1)
+>>> model(jnp.array([3.0, 1.0]), jnp.ones((1, 5))).item()
+0.4...
+"""
+
+import functools
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nqm_tools._validation import InputError, check_function, check_inputs, check_number, check_whole
+from nqm_tools.expansions import Model, pytree_model
+
+
+@pytree_model
+class GeneralQuadraticModel(Model):
+    """The paper's general quadratic model; ``nqm_tools.train(model, data, params=w0, ...)`` trains it.
+
+    Parameters
+    ----------
+    phi : array or callable
+        (p,), the same for all inputs; or a function of the inputs (n, ...) that gives (n, p).
+    sigma : array or callable
+        (p,) the diagonal of Sigma, or (p, p) dense; or a function of the inputs that gives (n, p) or (n, p, p). Of a
+        dense one the symmetric part counts.
+    gamma : float
+        The size of the quadratic term.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For arrays of other shapes, with NaN or infinity; for a gamma that is not a finite number.
+
+    Notes
+    -----
+    Zhu et al. (2024), section on general quadratic models. Callable as ``model(w, x) -> (n, 1)`` with ``w`` of shape
+    (p,). With ``gamma = 0`` it is a linear model.
+    """
+
+    phi: jax.tree_util.Partial
+    sigma: jax.tree_util.Partial
+    gamma: float
+
+    name = "g"
+
+    def __init__(self, phi, sigma, gamma):
+        object.__setattr__(self, "phi", _feature("phi", phi, (1,)))
+        object.__setattr__(self, "sigma", _feature("sigma", sigma, (1, 2)))
+        object.__setattr__(self, "gamma", check_number("gamma", gamma))
+
+    def featurize(self, x):
+        phi, sigma = jnp.asarray(self.phi(x)), jnp.asarray(self.sigma(x))
+        n = x.shape[0]
+        if phi.ndim != 2 or len(phi) != n:
+            raise InputError(f"phi must give (n, p) with n = {n} examples; got {phi.shape}")
+        p = phi.shape[1]
+        if sigma.shape == (n, p, p):
+            sigma = (sigma + jnp.swapaxes(sigma, 1, 2)) / 2
+        elif sigma.shape != (n, p):
+            raise InputError(f"sigma must give {(n, p)} or {(n, p, p)} as phi has p = {p}; got {sigma.shape}")
+        return phi, sigma
+
+    def predict(self, state, features):
+        phi, sigma = features
+        if jnp.shape(state) != phi.shape[1:]:
+            raise InputError(f"params must be an array of shape {phi.shape[1:]}; got {jnp.shape(state)}")
+        moved = jnp.einsum("nij,j->ni", sigma, state) if sigma.ndim == 3 else sigma * state
+        return ((phi + self.gamma / 2 * moved) @ state).astype(state.dtype)[:, None]
+
+    def pullback(self, state, features, r):
+        phi, sigma = features
+        r = r[:, 0]
+        if sigma.ndim == 2:
+            return (r @ phi + self.gamma * (r @ sigma) * state).astype(state.dtype)
+        return (r @ phi + self.gamma * jnp.einsum("n,nij,j->i", r, sigma, state)).astype(state.dtype)
+
+    def __call__(self, params, x):
+        return self.predict(params, self.featurize(x))
+
+
+def _feature(name, value, shapes):
+    """``value`` as a pytree that can be called with inputs: functions are static, arrays are data."""
+    if callable(value):
+        return jax.tree_util.Partial(check_function(value))
+    value = check_inputs(name, value)
+    if value.ndim not in shapes or (value.ndim == 2 and value.shape[0] != value.shape[1]):
+        accepted = "(p,)" if shapes == (1,) else "(p,) or (p, p)"
+        raise ValueError(f"{name} must be an array {accepted}, or a function of the inputs; got shape {value.shape}")
+    return jax.tree_util.Partial(_constant, jnp.asarray(value, jnp.result_type(float)))
+
+
+def _constant(value, x):
+    return jnp.broadcast_to(value, (x.shape[0], *value.shape))
+
+
+@functools.cache
+def two_layer_linear(width):
+    """The two-layer linear network of Lewkowycz et al. (2020), ``f = (1/sqrt(m)) sum_k v_k u_k . x``.
+
+    Parameters
+    ----------
+    width : int
+        The number m of hidden units.
+
+    Returns
+    -------
+    GeneralQuadraticModel
+        For inputs (n, d) and parameters (m d + m,): ``u_1, ..., u_m``, then ``v``. With ``phi = 0``,
+        ``gamma = 1/sqrt(m)`` and ``Sigma = [[0, I x x], [(I x x)^T, 0]]`` (Kronecker products), for which
+        ``Sigma^3 = |x|^2 Sigma``; ``Sigma^2 = |x|^2 I`` only when d = 1.
+    """
+    width = check_whole("width", width)
+
+    def phi(x):
+        return jnp.zeros((x.shape[0], width * (x.shape[1] + 1)), x.dtype)
+
+    def sigma(x):
+        block = jax.vmap(lambda row: jnp.kron(jnp.eye(width, dtype=x.dtype), row[:, None]))(x)
+        size = block.shape[1]
+        dense = jnp.zeros((x.shape[0], size + width, size + width), x.dtype)
+        return dense.at[:, :size, size:].set(block).at[:, size:, :size].set(jnp.swapaxes(block, 1, 2))
+
+    return GeneralQuadraticModel(phi, sigma, 1 / math.sqrt(width))
+
+
+class ExactMap(NamedTuple):
+    """How a model moves under one example: :func:`nqm_tools.dynamics.one_example_step` for ``g + shift, y + shift``.
+
+    Attributes
+    ----------
+    c : float
+        ``gamma^2 s^2``, where ``Sigma^3 = s^2 Sigma``.
+    shift : float
+        ``phi^T Sigma^+ phi / (2 gamma)``; zero for phi = 0.
+    """
+
+    c: float
+    shift: float
+
+
+def exact_map(model, x):
+    """The constants of the exact map that a general quadratic model follows on one example.
+
+    Parameters
+    ----------
+    model : GeneralQuadraticModel
+    x
+        One input with its batch axis, (1, ...).
+
+    Returns
+    -------
+    ExactMap
+
+    Raises
+    ------
+    ValueError
+        Unless ``Sigma^3 = s^2 Sigma`` (the eigenvalues of Sigma are 0 and ±s) and phi lies in the range of Sigma: then
+        the prediction and the kernel do not move by themselves alone.
+
+    Notes
+    -----
+    Proposition 10 of Zhu et al. (2024) asks for ``phi = 0``, y = 0 and ``Sigma^2 = |x|^2 I``; this condition is
+    weaker and enough. With ``w~ = w + Sigma^+ phi / gamma`` the model is ``gamma/2 w~^T Sigma w~ - shift``.
+
+    >>> model = GeneralQuadraticModel(np.array([0.6, 0.8]), np.array([1.0, -1.0]), gamma=0.1)
+    >>> c, shift = exact_map(model, np.ones((1, 3)))
+    >>> round(c, 6), round(shift, 6)
+    (0.01, -1.4)
+    """
+    if not isinstance(model, GeneralQuadraticModel):
+        raise TypeError(f"model must be a GeneralQuadraticModel; got {type(model).__name__}")
+    x = check_inputs("x", x)
+    if len(x) != 1:
+        raise ValueError(f"x must hold one example, with its batch axis; got {len(x)}")
+    phi, sigma = (np.asarray(feature)[0] for feature in model.featurize(jnp.asarray(x)))
+    tolerance = 1e-4 if sigma.dtype.itemsize < 8 else 1e-9
+    phi, sigma = phi.astype(float), sigma.astype(float)
+    eigenvalues, vectors = (sigma, np.eye(len(sigma))) if sigma.ndim == 1 else np.linalg.eigh(sigma)
+    size = np.abs(eigenvalues).max()
+    if model.gamma == 0 or size == 0:
+        return ExactMap(0.0, 0.0)  # a linear model
+    zero = np.abs(eigenvalues) <= tolerance * size
+    if np.any(np.abs(np.abs(eigenvalues[~zero]) - size) > tolerance * size):
+        moduli = np.unique(np.round(np.abs(eigenvalues), 6))
+        raise ValueError(
+            "no exact map: sigma must satisfy Sigma^3 = s^2 Sigma, so its eigenvalues are 0 and ±s; "
+            f"their moduli go from {moduli[0]:g} to {moduli[-1]:g}"
+        )
+    along = vectors.T @ phi
+    if np.linalg.norm(along[zero]) > tolerance * max(np.linalg.norm(phi), 1e-300):
+        raise ValueError("no exact map: phi must lie in the range of sigma; it has a part in its null space")
+    shift = np.sum(along[~zero] ** 2 / eigenvalues[~zero]) / (2 * model.gamma)
+    return ExactMap(float(model.gamma**2 * size**2), float(shift))
