@@ -3,6 +3,7 @@
 One colour, dash and marker for each model everywhere, of different lightness, so that figures read in grey too.
 """
 
+import itertools
 import pathlib
 
 import matplotlib.pyplot as plt
@@ -10,6 +11,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 
+from nqm_tools._dynamics_figures import invariant_curves, phase_diagram, trap  # noqa: F401 (public here)
 from nqm_tools._validation import check_rate
 
 MODELS = ("f", "f_lin", "f_quad")
@@ -243,10 +245,110 @@ def decay_factors(frame, eigenvalues, *, ax=None):
         ax.plot(measured["learning_rate"], measured["factor"], _MARKS[(i - 1) % len(_MARKS)], color=color, label=label)
     ax.axhline(1, color="0.6", linewidth=0.8, zorder=0)
     ax.axvline(2 / eigenvalues[0], color="0.6", linewidth=0.8, zorder=0)
-    ax.set_xlabel(r"learning rate $\eta$ (loss $\frac{1}{2} \sum_i r_i^2$)")
-    ax.set_ylabel(r"factor a step, $|1 - \eta \lambda_i|$")
+    ax.set_xlabel(r"learning rate $\eta$ (for the loss half_sum)")
+    ax.set_ylabel(r"factor per step, $|1 - \eta \lambda_i|$")
     ax.legend(frameon=False)
     return ax
+
+
+def loss_and_eigenvalues(frame, *, unstable=2.0, axes=None):
+    """Training loss above, eigenvalues of the tangent kernel below, against steps; one column a learning rate.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        Rows of one model with columns ``learning_rate``, ``step``, ``train_loss``, ``lambda_1``, ``lambda_2``, ...;
+        eigenvalues may be missing (NaN) at some steps.
+    unstable : float
+        The line ``unstable / learning_rate``: a linear model diverges along the eigenvectors above it. 2 for rates of
+        ``half_sum``, n for rates of ``mse``.
+    axes : array of matplotlib.axes.Axes, optional
+        (2, number of learning rates).
+
+    Returns
+    -------
+    numpy.ndarray of matplotlib.axes.Axes
+    """
+    eigenvalues = [column for column in getattr(frame, "columns", ()) if str(column).startswith("lambda_")]
+    _check_columns(frame, ("model", "learning_rate", "step", "train_loss", *(eigenvalues or ["lambda_1"])))
+    unstable = check_rate("unstable", unstable)
+    if frame["model"].nunique() > 1:
+        raise ValueError(f"frame must hold one model; got {sorted(frame['model'].unique())}")
+    rates = sorted(frame["learning_rate"].unique())
+    if axes is None:
+        size = {"figsize": (4 * len(rates), 5), "layout": "constrained"}
+        _, axes = plt.subplots(2, len(rates), sharex=True, sharey="row", squeeze=False, **size)
+    if np.shape(axes) != (2, len(rates)):
+        raise ValueError(f"axes must have shape {(2, len(rates))}; got {np.shape(axes)}")
+    colors = sns.light_palette(PALETTE[frame["model"].iloc[0]], len(eigenvalues) + 1)[:0:-1]
+    for (above, below), rate in zip(np.transpose(axes), rates, strict=True):
+        rows = frame[frame["learning_rate"] == rate]
+        loss_curves(rows, ax=above).get_legend().remove()
+        for i, (column, color) in enumerate(zip(eigenvalues, colors, strict=True)):
+            known = rows[np.isfinite(rows[column])]
+            label = rf"$\lambda_{{{column.removeprefix('lambda_')}}}$"
+            below.plot(known["step"], known[column], _MARKS[i % len(_MARKS)] + "-", ms=3, color=color, label=label)
+        below.axhline(unstable / rate, color="0.5", linestyle=":", label=rf"${unstable:g}/\eta$")
+        above.set(title=rf"$\eta = {rate:.3g}$", xlabel="")
+        below.set(xlabel="step", ylim=(0, None))
+    for ax in np.ravel(np.asarray(axes)[:, 1:]):
+        ax.set_ylabel("")
+    axes[1][0].set_ylabel("eigenvalues of the kernel")
+    axes[1][0].legend(frameon=False)
+    return np.asarray(axes)
+
+
+def lines(frame, *, y, hue, x="step", ax=None):
+    """One quantity against another, one line for each value of a varied parameter, from dark to light.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        Rows with columns ``x``, ``y`` and ``hue``; several rows of a line and ``x`` are averaged, with a band of one
+        standard deviation. Values that are not finite are left out.
+    y : str
+        The column to draw; on a logarithmic axis if it is a loss.
+    hue : str
+        The column that tells the lines apart, and the legend's title: numbers (drawn in ascending order) or any labels
+        (in the order of the rows).
+    x : str
+        The horizontal axis.
+    ax : matplotlib.axes.Axes, optional
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+    """
+    _check_columns(frame, (x, y, hue), labels=(hue,))
+    ax = _axes(ax)
+    values = frame[hue].unique()
+    if frame[hue].dtype.kind in "fiu":
+        values = np.sort(values)
+    finite = frame[np.isfinite(frame[y])].assign(**{hue: frame[hue].map(_label)})
+    names = [_label(value) for value in values]
+    sns.lineplot(
+        finite,
+        x=x,
+        y=y,
+        hue=hue,
+        style=hue,
+        hue_order=names,
+        style_order=names,
+        palette=sns.blend_palette((PALETTE["f"], PALETTE["f_quad"], "#efc39b"), len(names)),
+        markers=dict(zip(names, itertools.cycle(_MARKS), strict=False)) if finite[x].nunique() <= 40 else False,
+        errorbar="sd",
+        ax=ax,
+    )
+    if "loss" in y:
+        ax.set_yscale("log")
+    ax.set_xlabel(x.replace("_", " "))
+    ax.set_ylabel(y.replace("_", " "))
+    ax.get_legend().set_frame_on(False)
+    return ax
+
+
+def _label(value):
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def examples(data, *, rows=1, columns=10, axes=None):

@@ -90,6 +90,61 @@ def test_without_divergence_nothing_is_marked(summary):
     assert "every run diverges" not in [text.get_text() for text in ax.get_legend().get_texts()]
 
 
+@pytest.fixture
+def widths():
+    """Two lines of exact power laws, each width twice with the same mean."""
+    rows = [
+        {"width": m, "pair": pair, "model": model, "gap": scale * m**exponent * spread}
+        for pair, model, scale, exponent in (("wide", "f", 2.0, -0.5), ("worst", "f_quad", 3.0, 1.0))
+        for m in (10, 100, 1000)
+        for spread in (0.9, 1.1)
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_width_exponents_are_those_of_the_power_laws(widths):
+    exponents = plotting.width_exponents(widths, y="gap", hue="pair")
+    assert exponents.index.tolist() == ["wide", "worst"]
+    np.testing.assert_allclose(exponents, [-0.5, 1.0], atol=1e-12)
+
+
+@pytest.mark.parametrize("hue", ["model", "pair"])
+def test_against_width_draws_means_and_fits_with_their_exponents(widths, hue):
+    _, ax = plt.subplots()
+    assert plotting.against_width(widths, y="gap", hue=hue, ax=ax) is ax
+    assert ax.get_xscale() == ax.get_yscale() == "log"
+    first, second = np.array([2.0 * m**-0.5 for m in (10, 100, 1000)]), np.array([30.0, 300.0, 3000.0])
+    for line, expected in zip(ax.lines, (first, first, second, second), strict=True):
+        np.testing.assert_allclose(line.get_ydata(), expected)
+    labels = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert labels[0].startswith(plotting.LABELS["f"] if hue == "model" else "wide")
+    assert "m^{-0.50}" in labels[0]
+    if hue == "model":
+        assert ax.lines[2].get_color() == plotting.PALETTE["f_quad"]
+
+
+def test_power_laws_need_positive_values_and_two_widths(widths):
+    with pytest.raises(ValueError, match="width and gap must be positive and finite"):
+        plotting.against_width(widths.assign(gap=0.0), y="gap")
+    with pytest.raises(ValueError, match="at least two widths are needed for an exponent; wide has 1"):
+        plotting.width_exponents(widths[widths["width"] == 10], y="gap", hue="pair")
+    with pytest.raises(ValueError, match=r"models must be among .* got \['mlp'\]"):
+        plotting.against_width(widths.assign(model="mlp"), y="gap")
+
+
+def test_decay_factors_draw_the_formula_and_the_marks():
+    frame = pd.DataFrame({"learning_rate": [0.1, 0.5], "index": [1, 2], "factor": [0.6, 0.5]})
+    ax = plotting.decay_factors(frame, [4.0, 1.0])
+    first, mark, second = ax.lines[:3]
+    for line, eigenvalue in ((first, 4.0), (second, 1.0)):
+        np.testing.assert_allclose(line.get_ydata(), np.abs(1 - eigenvalue * line.get_xdata()))
+    np.testing.assert_allclose(mark.get_xydata(), [(0.1, 0.6)])
+    with pytest.raises(ValueError, match=r"index must be 1 to 1, the number of eigenvalues; got \[2\]"):
+        plotting.decay_factors(frame, [4.0])
+    with pytest.raises(ValueError, match="eigenvalues must be a sequence of positive numbers"):
+        plotting.decay_factors(frame, [4.0, 0.0])
+
+
 def test_model_colours_differ_in_lightness():
     lightness = [colorsys.rgb_to_hls(*plt.matplotlib.colors.to_rgb(colour))[1] for colour in plotting.PALETTE.values()]
     assert np.diff(sorted(lightness)).min() > 0.1
@@ -129,3 +184,71 @@ def test_bad_summaries_and_columns_are_refused(frame, summary):
         plotting.best_test_loss(summary.drop(columns="regime"))
     with pytest.raises(ValueError, match=r"missing: \['accuracy'\]"):
         plotting.loss_curves(frame, column="accuracy")
+
+
+@pytest.fixture
+def sweep():
+    """Two runs at each of two rates; the second rate's second run diverges."""
+    rows = [
+        {"rate": rate, "step": step, "train_loss": loss * 2.0**step}
+        for rate, loss in ((2.0, 1.0), (2.0, 3.0), (0.5, 10.0), (0.5, np.inf))
+        for step in range(3)
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_lines_average_runs_and_order_a_varied_number(sweep):
+    _, ax = plt.subplots()
+    assert plotting.lines(sweep, y="train_loss", hue="rate", ax=ax) is ax
+    assert ax.get_yscale() == "log"
+    means = [line.get_xydata() for line in ax.lines if len(line.get_xdata())]
+    np.testing.assert_allclose(means[0], [(0, 10), (1, 20), (2, 40)])
+    np.testing.assert_allclose(means[1], [(0, 2), (1, 4), (2, 8)])
+    legend = ax.get_legend()
+    assert [legend.get_title().get_text(), *(text.get_text() for text in legend.get_texts())] == ["rate", "0.5", "2"]
+
+
+def test_lines_keep_labels_in_the_order_of_the_rows_and_take_another_axis(sweep):
+    sweep = sweep.assign(kind=np.where(sweep["rate"] > 1, "wide", "narrow"), kernel=1.0)
+    ax = plotting.lines(sweep, x="rate", y="kernel", hue="kind")
+    assert (ax.get_xlabel(), ax.get_ylabel(), ax.get_yscale()) == ("rate", "kernel", "linear")
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["wide", "narrow"]
+
+
+def test_lines_need_numbers_to_draw(sweep):
+    with pytest.raises(ValueError, match=r"missing: \['lambda_1'\]"):
+        plotting.lines(sweep, y="lambda_1", hue="rate")
+    with pytest.raises(ValueError, match="kind does not"):
+        plotting.lines(sweep.assign(kind="a"), y="kind", hue="rate")
+
+
+def test_the_phase_diagram_marks_divergence_and_what_cannot_be():
+    final = np.array([[1.0, np.nan, -1.0], [0.5, 2.0, np.nan]])
+    ax = plotting.phase_diagram(np.array([1.0, 2.0, 3.0]), np.array([0.0, 1.0]), final)
+    grey, shown = (mesh.get_array().reshape(2, 3) for mesh in ax.collections)
+    np.testing.assert_array_equal(np.ma.getmaskarray(grey), ~np.isnan(final))
+    np.testing.assert_array_equal(np.ma.getmaskarray(shown), np.isnan(final) | (final < 0))
+    with pytest.raises(ValueError, match=r"final must have shape \(2, 2\)"):
+        plotting.phase_diagram(np.ones(2), np.ones(2), final)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.4, -1.2])
+def test_the_trap_has_its_corners_where_two_of_its_sides_meet(beta):
+    ax = plotting.trap(beta)
+    sides = {line.get_label(): line.get_xydata() for line in ax.lines}
+    for point in sides["$D = 0$"]:
+        assert nqm.dynamics.triangle(nqm.dynamics.Signed(*point), beta).d == pytest.approx(0, abs=1e-12)
+    for point in sides["$P = 0$, $Q = 0$"]:
+        _, p, q = nqm.dynamics.triangle(nqm.dynamics.Signed(*point), beta)
+        assert min(p, q) == pytest.approx(0, abs=1e-12)
+    assert ("stable equilibria" in sides) == (abs(beta) < 1)
+    with pytest.raises(ValueError, match="beta must lie between -2 and 2"):
+        plotting.trap(2.0)
+
+
+def test_invariant_curves_pass_through_their_starts():
+    ax = plotting.invariant_curves((2.2, 2.4))
+    levels = [nqm.dynamics.adiabatic_invariant(0.0, v0) for v0 in (2.2, 2.4)]
+    np.testing.assert_allclose(ax.collections[0].levels, levels)
+    with pytest.raises(ValueError, match="v0 must hold values above 2"):
+        plotting.invariant_curves((1.5,))

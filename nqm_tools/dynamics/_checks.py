@@ -13,17 +13,22 @@ def check_float64(**values):
         array = np.asarray(check_numeric(name, value), dtype=float)
         refuse(~np.isfinite(array), name, "finite", array)
         arrays.append(array)
-    return np.broadcast_arrays(*arrays)
+    try:
+        return np.broadcast_arrays(*arrays)
+    except ValueError:
+        shapes = ", ".join(str(array.shape) for array in arrays)
+        raise ValueError(f"{', '.join(values)} must have shapes that broadcast; got {shapes}") from None
 
 
-def check_dimensionless(u, v, w):
-    u, v, w = check_float64(u=u, v=v, w=w)
-    refuse(u < 0, "u", "non-negative", u)
-    refuse(v < 0, "v", "non-negative", v)
-    refuse((u == 0) & (w != 0), "w", "0 where u is 0 (w = beta sqrt(u))", w)
+def check_dimensionless(u, v, w, suffix=""):
+    names = [name + suffix for name in "uvw"]
+    u, v, w = check_float64(**dict(zip(names, (u, v, w), strict=True)))
+    refuse(u < 0, names[0], "non-negative", u)
+    refuse(v < 0, names[1], "non-negative", v)
+    refuse((u == 0) & (w != 0), names[2], "0 where u is 0 (w = beta sqrt(u))", w)
     # P and Q of `triangle` are sums of squares. The slack is for states that were computed in float32.
     impossible = (v + _SLACK) ** 2 * u < 4 * (u + w) ** 2 * (1 - _SLACK)
-    refuse(impossible, "v", "at least 2 |u + w| / sqrt(u), as for every quadratic model here", v)
+    refuse(impossible, names[1], "at least 2 |u + w| / sqrt(u), as for every quadratic model here", v)
     return u, v, w
 
 

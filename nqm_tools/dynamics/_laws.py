@@ -65,7 +65,7 @@ def _law(which, v0, u0, w0, band):
     if u0 is not None:
         if band:
             raise ValueError("band is over the phases of an unknown u0: leave u0 out, or band=False")
-        u0, v0, w0 = check_dimensionless(u0, v0, w0)
+        u0, v0, w0 = check_dimensionless(u0, v0, w0, suffix="0")
         return scalar(_come_to_rest(u0, v0, w0)[which])
     if np.any(np.asarray(w0) != 0):
         raise ValueError("w0 must be 0 without u0: the limit of a small initial loss is for y = 0")

@@ -45,7 +45,7 @@ class Quadratic(NamedTuple):
     residual: jax.Array
 
 
-def one_example_step(state, learning_rate, c, y=0.0):
+def one_example_step(state, learning_rate, c, y=0):
     """One gradient step of the quadratic model of a two-layer ReLU network on one example.
 
     Parameters
@@ -81,7 +81,7 @@ def dimensionless_step(state):
     return Dimensionless(factor * factor * u, v - u * (4 - v) - 4 * w, factor * w)
 
 
-def signed_step(state, beta=0.0):
+def signed_step(state, beta=0):
     """:func:`one_example_step` in ``(z, v)``, with ``beta = sqrt(c) eta y``."""
     z, v = state
     u, w = z * z, beta * z
@@ -210,7 +210,7 @@ def coupling(x, width):
     return float(x @ x) / (check_whole("width", width) * x.size)
 
 
-def dimensionless(prediction, kernel, learning_rate, c, y=0.0):
+def dimensionless(prediction, kernel, learning_rate, c, y=0):
     """``(u, v, w)`` of a prediction and a tangent kernel; arguments as in :func:`one_example_step`."""
     r = prediction - y
     scale = c * learning_rate**2

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from nqm_tools._validation import check_number
 from nqm_tools.dynamics._checks import check_dimensionless, check_float64, refuse, scalar
 from nqm_tools.dynamics._maps import Signed
 
@@ -17,7 +18,7 @@ class Triangle(NamedTuple):
     q: jax.Array
 
 
-def triangle(state, beta=0.0):
+def triangle(state, beta=0):
     """``D = 4 - v + w``, ``P = v + 2(z + beta)``, ``Q = v - 2(z + beta)`` of a :class:`Signed` state.
 
     Notes
@@ -120,17 +121,17 @@ def stable_interval(beta=0.0):
 
     Zhu et al. (2024), Theorem 2, with constants: a network's kernel cannot fall below ``2 sqrt(c) |y|`` at r = 0.
     """
-    beta = float(check_float64(beta=beta)[0])
+    beta = check_number("beta", beta)
     return (2 * abs(beta), 2.0) if abs(beta) < 1 else None
 
 
 def equilibrium(v, beta=0.0):
     """The equilibrium with ``r = 0`` and kernel ``v = eta lambda``; its multipliers are ``1 - v`` and 1."""
-    beta, v = (float(value) for value in check_float64(beta=beta, v=v))
+    v, beta = check_number("v", v), check_number("beta", beta)
     if v < 2 * abs(beta):
         raise ValueError(f"v must be at least 2 |beta| = {2 * abs(beta):g}, where a network's r is 0; got {v:g}")
     multipliers = np.array(sorted((1.0, 1 - v), key=abs, reverse=True))
-    return Equilibrium(0.0, v, 1, multipliers, bool(0 < v < 2))
+    return Equilibrium(0.0, v, 1, multipliers, v < 2)
 
 
 def isolated_equilibria(beta=0.0):
@@ -142,7 +143,7 @@ def isolated_equilibria(beta=0.0):
         ``z = ±2, v = 4 ± 2 beta``, and all weights zero (``z = -beta, v = 0``). For beta = 0 also ``u = 2, v = 4``,
         where the residual changes sign at every step.
     """
-    beta = float(check_float64(beta=beta)[0])
+    beta = check_number("beta", beta)
     places = [(2.0, 4 + 2 * beta, 1), (-2.0, 4 - 2 * beta, 1)]
     if beta:
         places.append((-beta, 0.0, 1))
