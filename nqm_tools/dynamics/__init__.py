@@ -25,7 +25,9 @@ from nqm_tools.dynamics._laws import (
     PEAK_U_SERIES,
     adiabatic_invariant,
     final_v,
+    final_v_series,
     peak_u,
+    peak_u_series,
 )
 from nqm_tools.dynamics._maps import (
     Dimensionless,
@@ -76,6 +78,7 @@ __all__ = [
     "dimensionless_step",
     "equilibrium",
     "final_v",
+    "final_v_series",
     "group_eigenvalues",
     "isolated_equilibria",
     "iterate",
@@ -86,6 +89,7 @@ __all__ = [
     "max_learning_rate",
     "one_example_step",
     "peak_u",
+    "peak_u_series",
     "predict_regime",
     "quadratic_step",
     "sign_groups",

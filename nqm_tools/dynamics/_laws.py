@@ -61,6 +61,18 @@ def final_v(v0, u0=None, w0=0.0, *, band=False):
     return _law(1, v0, u0, w0, band)
 
 
+def peak_u_series(v0):
+    """:func:`peak_u` for y = 0 and a small initial loss, as a series in ``v0 - 2 >= 0`` (:data:`PEAK_U_SERIES`)."""
+    delta = v0 - 2
+    return sum(coefficient * delta ** (i + 1) for i, coefficient in enumerate(PEAK_U_SERIES))
+
+
+def final_v_series(v0):
+    """:func:`final_v` for y = 0 and a small initial loss, as a series in ``v0 - 2 >= 0`` (:data:`FINAL_V_SERIES`)."""
+    delta = v0 - 2
+    return 2 - sum(coefficient * delta ** (i + 1) for i, coefficient in enumerate(FINAL_V_SERIES))
+
+
 def _law(which, v0, u0, w0, band):
     if u0 is not None:
         if band:
@@ -87,13 +99,11 @@ def _law_by_phase(which, v0):
     u = _NOTHING * (inside - 2) ** 2 * (inside - 1) ** (2 * phase)
     start = inside - u * (4 - inside) / (inside * (inside - 2))
     iterated = _come_to_rest(u, start, np.zeros_like(u))[which]
-    near = np.clip(delta, 0, _SERIES_BELOW)[..., None]
-    powers = near ** np.arange(1, 6)
+    near = np.clip(v0, 2, 2 + _SERIES_BELOW)
     if which == 0:
-        kappa = np.array([*PEAK_U_SERIES, 0])
-        limit, beyond = powers @ kappa, np.inf
+        limit, beyond = peak_u_series(near), np.inf
     else:
-        limit, beyond = np.minimum(v0, 2) - powers @ np.array(FINAL_V_SERIES), np.nan
+        limit, beyond = np.where(v0 < 2, v0, final_v_series(near)), np.nan
     iterated = np.where((delta > _SERIES_BELOW)[..., None], iterated, limit[..., None])
     return np.where((v0 < 4)[..., None], iterated, beyond)
 
