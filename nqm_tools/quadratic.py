@@ -159,8 +159,9 @@ def exact_map(model, x):
     Raises
     ------
     ValueError
-        Unless ``Sigma^3 = s^2 Sigma`` (the eigenvalues of Sigma are 0 and ±s) and phi lies in the range of Sigma: then
-        the prediction and the kernel do not move by themselves alone.
+        Unless ``Sigma^3 = s^2 Sigma`` (the eigenvalues of Sigma are 0 and ±s) and phi lies in the range of Sigma:
+        otherwise the model does not follow that map. (With two non-zero eigenvalues of different moduli there is
+        another one for the same two numbers, see notebook 04; with more there is none.)
 
     Notes
     -----
