@@ -24,6 +24,7 @@ PALETTE = {"f": "#12355b", "f_lin": "#9aa5b1", "f_quad": "#d1602b"}
 DASHES = {"f": "", "f_lin": (1, 1), "f_quad": (4, 1.5)}
 MARKERS = {"f": "o", "f_lin": "s", "f_quad": "^"}
 _MARKS = "os^DvP"  # for lines that are no models
+_LINES = ((1, 0), (4, 1.5), (1, 1), (6, 1.5, 1, 1.5))
 
 
 def loss_curves(frame, *, column="train_loss", ax=None):
@@ -257,8 +258,8 @@ def loss_and_eigenvalues(frame, *, unstable=2.0, axes=None):
     Parameters
     ----------
     frame : pandas.DataFrame
-        Rows of one model with columns ``learning_rate``, ``step``, ``train_loss``, ``lambda_1``, ``lambda_2``, ...;
-        eigenvalues may be missing (NaN) at some steps.
+        Rows of one model with columns ``learning_rate``, ``step``, ``train_loss``, ``lambda_1``, ``lambda_2``, ...
+        Values that are not finite are left out.
     unstable : float
         The line ``unstable / learning_rate``: a linear model diverges along the eigenvectors above it. 2 for rates of
         ``half_sum``, n for rates of ``mse``.
@@ -287,7 +288,7 @@ def loss_and_eigenvalues(frame, *, unstable=2.0, axes=None):
         for i, (column, color) in enumerate(zip(eigenvalues, colors, strict=True)):
             known = rows[np.isfinite(rows[column])]
             label = rf"$\lambda_{{{column.removeprefix('lambda_')}}}$"
-            below.plot(known["step"], known[column], _MARKS[i % len(_MARKS)] + "-", ms=3, color=color, label=label)
+            below.plot(known["step"], known[column], color=color, dashes=_LINES[i % len(_LINES)], label=label)
         below.axhline(unstable / rate, color="0.5", linestyle=":", label=rf"${unstable:g}/\eta$")
         above.set(title=rf"$\eta = {rate:.3g}$", xlabel="")
         below.set(xlabel="step", ylim=(0, None))
@@ -334,7 +335,7 @@ def lines(frame, *, y, hue, x="step", ax=None):
         style=hue,
         hue_order=names,
         style_order=names,
-        palette=sns.blend_palette((PALETTE["f"], PALETTE["f_quad"], "#efc39b"), len(names)),
+        palette=sns.blend_palette((PALETTE["f"], PALETTE["f_quad"], "#e6b380"), len(names)),
         markers=dict(zip(names, itertools.cycle(_MARKS), strict=False)) if finite[x].nunique() <= 40 else False,
         errorbar="sd",
         ax=ax,

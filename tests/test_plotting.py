@@ -252,3 +252,38 @@ def test_invariant_curves_pass_through_their_starts():
     np.testing.assert_allclose(ax.collections[0].levels, levels)
     with pytest.raises(ValueError, match="v0 must hold values above 2"):
         plotting.invariant_curves((1.5,))
+
+
+@pytest.fixture
+def spectrum():
+    """Two rates of one model; at the second the first eigenvalue is unknown at every other step."""
+    steps = np.arange(6)
+    values = {"train_loss": 0.5**steps, "lambda_1": 8.0 - steps, "lambda_2": 2.0}
+    one = pd.DataFrame({"model": "f", "step": steps, **values})
+    gaps = one.assign(lambda_1=np.where(steps % 2, np.nan, one["lambda_1"]))
+    return pd.concat([gaps.assign(learning_rate=0.5), one.assign(learning_rate=0.25)])
+
+
+def test_loss_and_eigenvalues_give_a_column_to_each_rate(spectrum):
+    axes = plotting.loss_and_eigenvalues(spectrum, unstable=2.0)
+    assert axes.shape == (2, 2)
+    assert [ax.get_title() for ax in axes[0]] == [r"$\eta = 0.25$", r"$\eta = 0.5$"]
+    labels = [text.get_text() for text in axes[1, 0].get_legend().get_texts()]
+    assert labels == [r"$\lambda_{1}$", r"$\lambda_{2}$", r"$2/\eta$"]
+    for ax, steps, critical in zip(axes[1], ([0, 1, 2, 3, 4, 5], [0, 2, 4]), (8.0, 4.0), strict=True):
+        first, second, line = ax.lines
+        np.testing.assert_allclose(first.get_xydata(), [(step, 8 - step) for step in steps])
+        np.testing.assert_allclose(second.get_ydata(), 2.0)
+        np.testing.assert_allclose(line.get_ydata(), critical)
+    assert plotting.loss_and_eigenvalues(spectrum, axes=axes)[1, 1] is axes[1, 1]
+
+
+def test_loss_and_eigenvalues_take_one_model_with_eigenvalues(spectrum):
+    with pytest.raises(ValueError, match=r"must hold one model; got \['f', 'f_quad'\]"):
+        plotting.loss_and_eigenvalues(pd.concat([spectrum, spectrum.assign(model="f_quad")]))
+    with pytest.raises(ValueError, match=r"missing: \['lambda_1'\]"):
+        plotting.loss_and_eigenvalues(spectrum.drop(columns=["lambda_1", "lambda_2"]))
+    with pytest.raises(ValueError, match=r"axes must have shape \(2, 2\); got \(2, 1\)"):
+        plotting.loss_and_eigenvalues(spectrum, axes=plt.subplots(2, 1, squeeze=False)[1])
+    with pytest.raises(TypeError, match="frame must be a pandas DataFrame; got list"):
+        plotting.loss_and_eigenvalues([])
