@@ -1,0 +1,45 @@
+"""The figures. Each takes ``ax=`` and returns it; :func:`save` writes PDF and SVG.
+
+One colour, dash and marker for each model everywhere, of different lightness, so that figures read in grey too.
+"""
+
+import pathlib
+
+import numpy as np
+
+from nqm_tools.plotting._dynamics import invariant_curves, phase_diagram, trap
+from nqm_tools.plotting._quantities import against_width, decay_factors, lines, width_exponents
+from nqm_tools.plotting._runs import best_test_loss, examples, loss_and_eigenvalues, loss_curves, regimes
+from nqm_tools.plotting._style import DASHES, LABELS, MARKERS, MODELS, PALETTE
+
+__all__ = [
+    "DASHES",
+    "LABELS",
+    "MARKERS",
+    "MODELS",
+    "PALETTE",
+    "against_width",
+    "best_test_loss",
+    "decay_factors",
+    "examples",
+    "invariant_curves",
+    "lines",
+    "loss_and_eigenvalues",
+    "loss_curves",
+    "phase_diagram",
+    "regimes",
+    "save",
+    "trap",
+    "width_exponents",
+]
+
+
+def save(ax, path):
+    """Write the figure that ``ax`` belongs to as ``path.pdf`` and ``path.svg``; returns both paths."""
+    path = pathlib.Path(path)
+    if path.suffix in (".pdf", ".svg"):
+        path = path.with_suffix("")
+    paths = [path.with_name(path.name + suffix) for suffix in (".pdf", ".svg")]
+    for target in paths:
+        np.ravel(ax)[0].figure.savefig(target, bbox_inches="tight")
+    return paths

@@ -1,0 +1,215 @@
+"""Figures of runs: losses, regimes, eigenvalues along a run, best test losses, and the images trained on."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+
+from nqm_tools._validation import check_rate
+from nqm_tools.plotting._style import DASHES, LINES, MARKERS, MODELS, PALETTE, check_columns, name_models, new_axes
+
+
+def loss_curves(frame, *, column="train_loss", ax=None):
+    """A loss against steps, one line for each model and learning rate, on a logarithmic axis.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        Rows of ``Run.frame``, of one run or of several concatenated.
+    column : str
+        What to draw: ``train_loss``, ``test_loss``, ...
+    ax : matplotlib.axes.Axes, optional
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+    """
+    check_columns(frame, ("model", "learning_rate", "step", column))
+    ax = new_axes(ax)
+    # A diverged run's last values would stretch the axis until nothing else can be seen.
+    finite = frame[np.isfinite(frame[column])]
+    sns.lineplot(
+        finite,
+        x="step",
+        y=column,
+        hue="model",
+        style="model",
+        units="learning_rate",
+        estimator=None,
+        palette=PALETTE,
+        dashes=DASHES,
+        hue_order=[model for model in MODELS if model in set(frame["model"])],
+        ax=ax,
+    )
+    ax.set_yscale("log")
+    ax.set_xlabel("step")
+    ax.set_ylabel(column.replace("_", " "))
+    name_models(ax)
+    return ax
+
+
+def regimes(frame, critical_learning_rate, *, axes=None):
+    """Training loss against steps, one panel a learning rate, titled with its ratio to the critical one.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        Rows of ``Run.frame`` of all runs.
+    critical_learning_rate : float
+        In the units of the frame's learning rates.
+    axes : sequence of matplotlib.axes.Axes, optional
+        One for each learning rate.
+
+    Returns
+    -------
+    numpy.ndarray of matplotlib.axes.Axes
+    """
+    check_columns(frame, ("model", "learning_rate", "step", "train_loss"))
+    critical_learning_rate = check_rate("critical_learning_rate", critical_learning_rate)
+    rates = sorted(frame["learning_rate"].unique())
+    if axes is None:
+        _, axes = plt.subplots(1, len(rates), figsize=(4 * len(rates), 3.4), sharey=True, layout="constrained")
+    axes = np.atleast_1d(axes)
+    if len(axes) != len(rates):
+        raise ValueError(f"axes must hold one for each of the {len(rates)} learning rates; got {len(axes)}")
+    first = frame.loc[frame["step"] == 0, "train_loss"].max()
+    for i, (ax, rate) in enumerate(zip(axes, rates, strict=True)):
+        loss_curves(frame[frame["learning_rate"] == rate], ax=ax)
+        ax.axhline(first, color="0.7", linewidth=0.8, zorder=0)
+        ax.set_title(rf"$\eta = {rate / critical_learning_rate:.3g}\,\eta_{{\mathrm{{crit}}}}$")
+        if i:
+            ax.get_legend().remove()
+    # Beyond that a run has blown up; what remains has room.
+    axes[0].set_ylim(top=min(axes[0].get_ylim()[1], 1e4 * first))
+    return axes
+
+
+def loss_and_eigenvalues(frame, *, unstable=2.0, axes=None):
+    """Training loss above, eigenvalues of the tangent kernel below, against steps; one column a learning rate.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        Rows of one model with columns ``learning_rate``, ``step``, ``train_loss``, ``lambda_1``, ``lambda_2``, ...
+        Values that are not finite are left out.
+    unstable : float
+        The line ``unstable / learning_rate``: a linear model diverges along the eigenvectors above it. 2 for rates of
+        ``half_sum``, n for rates of ``mse``.
+    axes : array of matplotlib.axes.Axes, optional
+        (2, number of learning rates).
+
+    Returns
+    -------
+    numpy.ndarray of matplotlib.axes.Axes
+    """
+    eigenvalues = [column for column in getattr(frame, "columns", ()) if str(column).startswith("lambda_")]
+    check_columns(frame, ("model", "learning_rate", "step", "train_loss", *(eigenvalues or ["lambda_1"])))
+    unstable = check_rate("unstable", unstable)
+    if frame["model"].nunique() > 1:
+        raise ValueError(f"frame must hold one model; got {sorted(frame['model'].unique())}")
+    rates = sorted(frame["learning_rate"].unique())
+    if axes is None:
+        size = {"figsize": (4 * len(rates), 5), "layout": "constrained"}
+        _, axes = plt.subplots(2, len(rates), sharex=True, sharey="row", squeeze=False, **size)
+    if np.shape(axes) != (2, len(rates)):
+        raise ValueError(f"axes must have shape {(2, len(rates))}; got {np.shape(axes)}")
+    colors = sns.light_palette(PALETTE[frame["model"].iloc[0]], len(eigenvalues) + 1)[:0:-1]
+    for (above, below), rate in zip(np.transpose(axes), rates, strict=True):
+        rows = frame[frame["learning_rate"] == rate]
+        loss_curves(rows, ax=above).get_legend().remove()
+        for i, (column, color) in enumerate(zip(eigenvalues, colors, strict=True)):
+            known = rows[np.isfinite(rows[column])]
+            label = rf"$\lambda_{{{column.removeprefix('lambda_')}}}$"
+            below.plot(known["step"], known[column], color=color, dashes=LINES[i % len(LINES)], label=label)
+        below.axhline(unstable / rate, color="0.5", linestyle=":", label=rf"${unstable:g}/\eta$")
+        above.set(title=rf"$\eta = {rate:.3g}$", xlabel="")
+        below.set(xlabel="step", ylim=(0, None))
+    for ax in np.ravel(np.asarray(axes)[:, 1:]):
+        ax.set_ylabel("")
+    axes[1][0].set_ylabel("eigenvalues of the kernel")
+    axes[1][0].legend(frameon=False)
+    return np.asarray(axes)
+
+
+def best_test_loss(summary, *, ax=None):
+    """Best test loss against learning rate: mean over seeds, band of one standard deviation, divergence marked.
+
+    Parameters
+    ----------
+    summary : pandas.DataFrame
+        One row a run with columns ``model``, ``learning_rate_ratio`` (learning rate over critical learning rate),
+        ``best_test_loss`` and ``regime``, as ``Run.summary`` gives them.
+    ax : matplotlib.axes.Axes, optional
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        A cross at the upper edge stands for a model and rate at which every run diverged, an open marker for one at
+        which some did (the mean is then over the others).
+    """
+    check_columns(summary, ("model", "learning_rate_ratio", "best_test_loss", "regime"))
+    ax = new_axes(ax)
+    finite = summary[np.isfinite(summary["best_test_loss"])]
+    sns.lineplot(
+        finite,
+        x="learning_rate_ratio",
+        y="best_test_loss",
+        hue="model",
+        style="model",
+        errorbar="sd",
+        palette=PALETTE,
+        dashes=DASHES,
+        markers=MARKERS,
+        markersize=6,
+        hue_order=[model for model in MODELS if model in set(summary["model"])],
+        ax=ax,
+    )
+    diverged = summary["regime"].eq("divergent").groupby([summary["model"], summary["learning_rate_ratio"]]).mean()
+    heights = {model: 0.97 - 0.05 * i for i, model in enumerate(MODELS)}
+    for (model, ratio), share in diverged[diverged > 0].items():
+        ax.plot(
+            ratio,
+            heights[model],
+            marker="X" if share == 1 else "x",
+            color=PALETTE[model],
+            markersize=8,
+            linestyle="none",
+            transform=ax.get_xaxis_transform(),
+            clip_on=False,
+        )
+    if (diverged == 1).any():
+        ax.plot([], [], marker="X", color="0.4", linestyle="none", label="every run diverges")
+    if ((diverged > 0) & (diverged < 1)).any():
+        ax.plot([], [], marker="x", color="0.4", linestyle="none", label="some runs diverge")
+    ax.axvline(1, color="0.6", linewidth=0.8, zorder=0)
+    ax.set_xlabel(r"learning rate / critical learning rate, $\eta/\eta_{\mathrm{crit}}$")
+    ax.set_ylabel("best test loss (mean squared error)")
+    name_models(ax)
+    return ax
+
+
+def examples(data, *, rows=1, columns=10, axes=None):
+    """The first training images with their labels.
+
+    Parameters
+    ----------
+    data : Data
+        With images (n, height, width, channels); the first channel is drawn.
+    rows, columns : int
+    axes : sequence of matplotlib.axes.Axes, optional
+        ``rows * columns`` of them.
+
+    Returns
+    -------
+    numpy.ndarray of matplotlib.axes.Axes
+    """
+    if data.x_train.ndim != 4:
+        raise ValueError(f"data must hold images (n, height, width, channels); got shape {data.x_train.shape}")
+    if axes is None:
+        _, axes = plt.subplots(rows, columns, figsize=(columns, 1.2 * rows), layout="constrained")
+    axes = np.ravel(axes)
+    for ax, image, label in zip(axes, data.x_train, data.y_train[:, 0], strict=False):
+        ax.imshow(image[..., 0], cmap="gray_r")
+        ax.set_title(f"{label:+.0f}")
+    for ax in axes:
+        ax.set_axis_off()
+    return axes

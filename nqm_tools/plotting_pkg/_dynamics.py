@@ -1,0 +1,105 @@
+"""Figures of the dimensionless dynamics; public through :mod:`nqm_tools.plotting`."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from nqm_tools.dynamics import adiabatic_invariant, isolated_equilibria, stable_interval
+
+DIVERGENT = "#c9c9c9"
+
+
+def phase_diagram(v0, heights, final, *, ax=None):
+    """Where runs end, for every initial state: the final ``v`` as colour, divergence grey.
+
+    Parameters
+    ----------
+    v0 : array
+        (a,) values of ``v0 = eta lambda0``, the horizontal axis.
+    heights : array
+        (b,) values of the vertical axis.
+    final : array
+        (b, a) final ``v``; NaN where runs diverge, negative where no network can start (left white).
+    ax : matplotlib.axes.Axes, optional
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+    """
+    final = np.asarray(final)
+    if final.shape != (len(heights), len(v0)):
+        raise ValueError(f"final must have shape {(len(heights), len(v0))}, heights by v0; got {final.shape}")
+    if ax is None:
+        _, ax = plt.subplots(figsize=(5.6, 4.2), layout="constrained")
+    grey = np.where(np.isnan(final), 1.0, np.nan)
+    ax.pcolormesh(v0, heights, grey, cmap=_one_colour(DIVERGENT), shading="nearest", rasterized=True)
+    shown = np.where(final < 0, np.nan, final)
+    mesh = ax.pcolormesh(v0, heights, shown, cmap="viridis", vmin=0, vmax=2, shading="nearest", rasterized=True)
+    ax.figure.colorbar(mesh, ax=ax, label=r"final $v = \eta\lambda_\infty$")
+    ax.set_xlabel(r"$v_0 = \eta\lambda_0$")
+    return ax
+
+
+def _one_colour(colour):
+    return plt.matplotlib.colors.ListedColormap([colour])
+
+
+def trap(beta=0.0, *, ax=None):
+    """The triangle that traps a run in the (z, v) plane, with the equilibria: stable ones bold, unstable ones hollow.
+
+    Parameters
+    ----------
+    beta : float
+        ``sqrt(c) eta y``, with ``|beta| < 2``.
+    ax : matplotlib.axes.Axes, optional
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        Draw runs on it with ``ax.plot(path.z, path.v)``.
+    """
+    if not abs(beta) < 2:
+        raise ValueError(f"beta must lie between -2 and 2, where the triangle is bounded; got {beta!r}")
+    if ax is None:
+        _, ax = plt.subplots(figsize=(5.2, 4.6), layout="constrained")
+    z = np.linspace(-2.4, 2.4, 481)
+    top = 4 + beta * z
+    bottom = 2 * np.abs(z + beta)
+    inside = top >= bottom
+    ax.fill_between(z[inside], bottom[inside], top[inside], color="#eef2f6", zorder=0)
+    ax.plot(z[inside], top[inside], color="0.2", linewidth=1.5, label="$D = 0$")
+    ax.plot(z[inside], bottom[inside], color="0.2", linewidth=1.5, linestyle=":", label="$P = 0$, $Q = 0$")
+    interval = stable_interval(beta)
+    if interval is not None:
+        ax.plot([0, 0], interval, color="#2a7f62", linewidth=5, solid_capstyle="butt", label="stable equilibria")
+    line = (max(2.0, 2 * abs(beta)), 4.0)
+    ax.plot([0, 0], line, color="#2a7f62", linewidth=1, linestyle="--", label="unstable equilibria")
+    for place in isolated_equilibria(beta):
+        ax.plot(place.z, place.v, marker="o", markersize=7, markerfacecolor="white", color="#2a7f62", linestyle="none")
+    ax.set_xlabel(r"$z = \sqrt{c}\,\eta\,r$")
+    ax.set_ylabel(r"$v = \eta\lambda$")
+    return ax
+
+
+def invariant_curves(v0, *, ax=None):
+    """Level curves of the adiabatic invariant in the (v, u) plane, each through ``(v0, 0)``.
+
+    Parameters
+    ----------
+    v0 : sequence of float
+        Above 2.
+    ax : matplotlib.axes.Axes, optional
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+    """
+    levels = sorted(float(adiabatic_invariant(0.0, value)) for value in v0)
+    if not levels or min(v0) <= 2:
+        raise ValueError(f"v0 must hold values above 2; got {v0!r}")
+    if ax is None:
+        _, ax = plt.subplots(figsize=(5.6, 4.2), layout="constrained")
+    v, u = np.meshgrid(np.linspace(0, max(v0), 400), np.linspace(0, levels[-1] * 1.3, 300))
+    ax.contour(v, u, adiabatic_invariant(u, v), levels=levels, colors="0.6", linewidths=1.2)
+    ax.set_xlabel(r"$v = \eta\lambda$")
+    ax.set_ylabel(r"$u = c\,\eta^2 r^2$")
+    return ax
