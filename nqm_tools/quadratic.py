@@ -98,7 +98,6 @@ def _constant(value, x):
     return jnp.broadcast_to(value, (x.shape[0], *value.shape))
 
 
-@functools.cache
 def two_layer_linear(width):
     """The two-layer linear network of Lewkowycz et al. (2020), ``f = (1/sqrt(m)) sum_k v_k u_k . x``.
 
@@ -114,8 +113,11 @@ def two_layer_linear(width):
         ``gamma = 1/sqrt(m)`` and ``Sigma = [[0, I x x], [(I x x)^T, 0]]`` (Kronecker products), for which
         ``Sigma^3 = |x|^2 Sigma``; ``Sigma^2 = |x|^2 I`` only when d = 1.
     """
-    width = check_whole("width", width)
+    return _two_layer_linear(check_whole("width", width))
 
+
+@functools.cache  # so that the functions, and what JAX compiles for them, are the same at every call
+def _two_layer_linear(width):
     def phi(x):
         return jnp.zeros((x.shape[0], width * (x.shape[1] + 1)), x.dtype)
 

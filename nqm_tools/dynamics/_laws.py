@@ -129,7 +129,9 @@ def _come_to_rest(u, v, w):
     with np.errstate(all="ignore"):  # of runs that diverged
         rest = v - np.where(u > 0, u * (4 - v) / (v * (2 - v)) + 4 * w / v, 0)
     end, peak = np.where(diverged, np.nan, rest), np.where(diverged, np.inf, peak)
-    end[moving] = peak[moving] = np.nan
+    # Some creep towards v = 0 for ever; from there nothing of them is to come but the last 1e-6 of v.
+    lost = moving[~(u[moving] < 1e-12)]
+    end[lost] = peak[lost] = np.nan
     return peak.reshape(shape), end.reshape(shape)
 
 

@@ -45,6 +45,8 @@ def max_learning_rate(residual, kernel, c, y=0.0):
     -------
     float or numpy.ndarray
         For ``half_sum``: the smallest positive root of ``4 - eta lambda + c eta^2 r y``; infinite if there is none.
+        For the small ``c`` of wide networks; it says nothing of rates beyond ``1 / (sqrt(c) |y|)``, where no
+        equilibrium is stable.
 
     Notes
     -----
@@ -140,11 +142,11 @@ def isolated_equilibria(beta=0.0):
     Returns
     -------
     list of Equilibrium
-        ``z = ±2, v = 4 ± 2 beta``, and all weights zero (``z = -beta, v = 0``). For beta = 0 also ``u = 2, v = 4``,
+        ``z = ±2, v = 4 ± 2 beta > 0``, and all weights zero (``z = -beta, v = 0``). For beta = 0 also ``u = 2, v = 4``,
         where the residual changes sign at every step.
     """
     beta = check_number("beta", beta)
-    places = [(2.0, 4 + 2 * beta, 1), (-2.0, 4 - 2 * beta, 1)]
+    places = [(z, 4 + z * beta, 1) for z in (2.0, -2.0) if 4 + z * beta > 0]
     if beta:
         places.append((-beta, 0.0, 1))
     else:
