@@ -239,7 +239,7 @@ def test_units_go_there_and_back():
     assert dynamics.loss_from_u(u, rate, c) == pytest.approx((2.0 - y) ** 2 / 2)
     assert dynamics.kernel_from_v(v, rate) == pytest.approx(3.0)
     assert w == pytest.approx(c * rate**2 * (2.0 - y) * y)
-    assert c * 4.0 == dynamics.coupling(2 * x, 6)
+    assert c * 4.0 == dynamics.coupling(2 * x, 6) == dynamics.coupling(2 * np.reshape(x, (1, -1)), 6)
 
 
 def test_sign_groups_are_orthonormal_and_an_empty_one_is_zero():
@@ -322,7 +322,8 @@ STATE = dynamics.Dimensionless(0.1, 2.0, 0.0)
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: dynamics.coupling([[1.0]], 2), ValueError, r"x must be one finite input.*\(1, 1\)"),
+        (lambda: dynamics.coupling([[1.0], [2.0]], 2), ValueError, r"x must be one finite input.*\(2, 1\)"),
+        (lambda: dynamics.coupling(1.0, 2), ValueError, r"x must be one finite input.*\(\)"),
         (lambda: dynamics.coupling([np.nan], 2), ValueError, "x must be one finite input"),
         (lambda: dynamics.coupling([], 2), ValueError, "x must be one finite input"),
         (lambda: dynamics.coupling("ab", 2), TypeError, "x must be an array of numbers"),

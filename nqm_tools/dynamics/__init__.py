@@ -12,6 +12,10 @@ with input x in R^d and width m. In the dimensionless ``z = sqrt(c) eta r``, ``v
 
     z' = (1 - v + u + w) z,   v' = v - u (4 - v) - 4 w
 
+All of that holds for the *quadratic model* of the two-layer ReLU network (for one-dimensional inputs also with many
+examples), and for the general quadratic models of :func:`nqm_tools.quadratic.exact_map`. The network itself shares
+the mechanism, not the numbers. :func:`forecast` goes from a model and an example to the answers in one call.
+
 Steps use additions and multiplications only: they work on floats, NumPy and JAX arrays alike (under ``jit``, ``vmap``
 and ``scan``; in float32 and float64), and on exact or high-precision numbers. Answers (:func:`peak_u`,
 :func:`final_v`, ...) are computed in float64 whatever JAX's default is, and take arrays.
@@ -20,6 +24,7 @@ and ``scan``; in float32 and float64), and on exact or high-precision numbers. A
 (1.282..., 0.1676...)
 """
 
+from nqm_tools.dynamics._forecast import Forecast, forecast
 from nqm_tools.dynamics._laws import (
     FINAL_V_SERIES,
     PEAK_U_SERIES,
@@ -66,6 +71,7 @@ __all__ = [
     "PEAK_U_SERIES",
     "Dimensionless",
     "Equilibrium",
+    "Forecast",
     "ManyExamples",
     "OneExample",
     "Quadratic",
@@ -79,6 +85,7 @@ __all__ = [
     "equilibrium",
     "final_v",
     "final_v_series",
+    "forecast",
     "group_eigenvalues",
     "isolated_equilibria",
     "iterate",

@@ -39,11 +39,17 @@ def peak_u(v0, u0=None, w0=0.0, *, band=False):
     float or numpy.ndarray
         Infinite for a run that diverges, NaN for one that does not come to rest.
 
+    Raises
+    ------
+    ValueError, TypeError
+        For values that are negative, not finite, or impossible for these models (v0 below ``2 |u0 + w0| / sqrt(u0)``);
+        for a ``w0`` or ``band`` that does not go with ``u0``.
+
     Notes
     -----
-    By iterating :func:`dimensionless_step`. To leading order the peak is ``(v0 - 2)^2 / 2``
-    (:data:`PEAK_U_SERIES`), so ``L_peak ~ (v0 - 2)^2 m d / (4 eta^2 |x|^2)``: Theorem 1's order, with its constant and
-    without its logarithm.
+    By iterating :func:`dimensionless_step`. For ``u0 << delta^2 << 1``, with ``delta = v0 - 2``, the peak is
+    ``delta^2 / 2`` (:data:`PEAK_U_SERIES` has more), so ``L_peak ~ delta^2 m d / (4 eta^2 |x|^2)``. Theorem 1 of Zhu et
+    al. (2024) bounds it from below by a multiple of ``m delta^2 / log m``.
     """
     return _law(0, v0, u0, w0, band)
 
@@ -125,7 +131,7 @@ def _come_to_rest(u, v, w):
         done, chunk = done + chunk, min(2 * chunk, 2**16)
         moving = moving[np.asarray(still)[: moving.size]]
     u, v, w = state
-    diverged = (4 - v + w <= 0) & (u > 0)
+    diverged = (4 - v + w < 0) & (u > 0)
     with np.errstate(all="ignore"):  # of runs that diverged
         rest = v - np.where(u > 0, u * (4 - v) / (v * (2 - v)) + 4 * w / v, 0)
     end, peak = np.where(diverged, np.nan, rest), np.where(diverged, np.inf, peak)
@@ -141,7 +147,7 @@ def _moving(state):
     room = jnp.minimum(v, 2 - v)
     to_come = u * (4 - v) + 4 * jnp.abs(w) * (2 - v)
     at_rest = (u == 0) | ((room > 0) & (to_come < _REST * room * v * (2 - v)))
-    diverged = (4 - v + w <= 0) | ~(u < jnp.inf)
+    diverged = (4 - v + w < 0) | ~(u < jnp.inf)
     return ~(at_rest | diverged)
 
 
@@ -158,13 +164,19 @@ def _chunk(values, steps):
 
 
 def adiabatic_invariant(u, v):
-    """What a catapult with y = 0 keeps while ``u`` rises and falls, to fifth order in its size.
+    """What a catapult with y = 0 keeps while ``u`` rises and falls, to sixth order in its size.
 
     Notes
     -----
-    With ``x = v - 2``: ``I = u + x^2/2 + x^3/3 + x^4/8 - x (150 u^2 + 115 u x^2 + 14 x^4)/180``. Along a run with
-    ``|x|, sqrt(u) <= delta`` a step changes it by ``O(delta^7)``. For y != 0 start from
-    ``v0 - 2 c eta^2 r0 y`` in the place of v0.
+    With ``x = v - 2``,
+
+        I = u + x^2/2 + x^3/3 + x^4/8 - x (150 u^2 + 115 u x^2 + 14 x^4)/180
+            + 3 u^2 x^2/8 - 19 u x^4/96 - 205 x^6/1728.
+
+    Along a run with ``|x|, sqrt(u) <= delta`` a step changes it by ``O(delta^8)``. For small ``y != 0`` start from
+    ``v0 - 2 c eta^2 r0 y`` in the place of v0: that is better, not exact.
     """
     x = v - 2
-    return u + x**2 / 2 + x**3 / 3 + x**4 / 8 - x * (150 * u**2 + 115 * u * x**2 + 14 * x**4) / 180
+    fifth = x * (150 * u**2 + 115 * u * x**2 + 14 * x**4) / 180
+    sixth = 3 * u**2 * x**2 / 8 - 19 * u * x**4 / 96 - 205 * x**6 / 1728
+    return u + x**2 / 2 + x**3 / 3 + x**4 / 8 - fifth + sixth

@@ -203,10 +203,11 @@ def iterate(step, state, steps):
 
 
 def coupling(x, width):
-    """``c = |x|^2 / (m d)`` of one input x (d,) and a two-layer network of width m."""
-    x = np.asarray(check_numeric("x", x))
-    if x.ndim != 1 or not x.size or not np.isfinite(x).all():
-        raise ValueError(f"x must be one finite input of shape (d,); got shape {x.shape}")
+    """``c = |x|^2 / (m d)`` of one input x, (d,) or (1, ...), and a two-layer network of width m."""
+    shape = np.shape(check_numeric("x", x))
+    x = np.ravel(x)
+    if (len(shape) > 1 and shape[0] != 1) or shape == () or not x.size or not np.isfinite(x).all():
+        raise ValueError(f"x must be one finite input, (d,) or (1, ...) with its batch axis; got shape {shape}")
     return float(x @ x) / (check_whole("width", width) * x.size)
 
 

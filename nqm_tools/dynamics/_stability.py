@@ -11,7 +11,7 @@ from nqm_tools.dynamics._maps import Signed
 
 
 class Triangle(NamedTuple):
-    """The three quantities of :func:`triangle`; all are non-negative where a run can be and converges."""
+    """The three quantities of :func:`triangle`: p and q are never negative, d is positive where a run converges."""
 
     d: jax.Array
     p: jax.Array
@@ -44,22 +44,28 @@ def max_learning_rate(residual, kernel, c, y=0.0):
     Returns
     -------
     float or numpy.ndarray
-        For ``half_sum``: the smallest positive root of ``4 - eta lambda + c eta^2 r y``; infinite if there is none.
-        For the small ``c`` of wide networks; it says nothing of rates beyond ``1 / (sqrt(c) |y|)``, where no
-        equilibrium is stable.
+        For ``half_sum``: the smallest positive root of ``4 - eta lambda + c eta^2 r y`` or, if that is smaller (it is
+        for targets of the order of sqrt(m) only) or there is no root, ``1 / (sqrt(c) |y|)``, where ``|beta| = 1``
+        and the last stable equilibrium disappears. Infinite if there is neither.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a negative kernel, a c that is not positive, or anything not finite.
 
     Notes
     -----
-    Beyond the root nothing can converge (proved for ``|beta| < 2``: D cannot change sign, see :func:`triangle`). That
-    every smaller rate with ``|beta| = sqrt(c) eta |y| < 1`` converges is proved for y = 0 and observed for y != 0.
+    Beyond it almost no start converges (proved for ``|beta| < 2``: D cannot change sign, see :func:`triangle`). That
+    every smaller rate converges is proved for y = 0 and observed for y != 0.
     """
     residual, kernel, c, y = check_float64(residual=residual, kernel=kernel, c=c, y=y)
     refuse(kernel < 0, "kernel", "non-negative", kernel)
     refuse(c <= 0, "c", "positive", c)
     discriminant = kernel**2 - 16 * c * residual * y
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", over="ignore"):
         root = 8 / (kernel + np.sqrt(np.maximum(discriminant, 0)))
-    return scalar(np.where(discriminant >= 0, root, np.inf))
+        last_stable = 1 / (np.sqrt(c) * np.abs(y))
+    return scalar(np.minimum(np.where(discriminant >= 0, root, np.inf), last_stable))
 
 
 def predict_regime(u, v, w=0.0):
@@ -73,15 +79,26 @@ def predict_regime(u, v, w=0.0):
     Returns
     -------
     str or numpy.ndarray of str
-        ``"divergent"`` if ``4 - v + w <= 0``; otherwise ``"catapult"`` if the first step raises the loss,
-        ``|1 - v + u + w| > 1``, else ``"monotone"``. ``"undecided"`` where ``|beta| >= 1`` (``w^2 >= u``): no
-        equilibrium is stable there. A run that starts with residual zero stays there: ``"monotone"``.
+        ``"divergent"`` if ``4 - v + w < 0``; otherwise ``"catapult"`` if the first step raises the loss,
+        ``|1 - v + u + w| > 1``, else ``"monotone"``. ``"undecided"`` where ``4 - v + w = 0`` (bounded, but nothing
+        comes to rest) or ``|beta| >= 1`` (``w^2 >= u``: no equilibrium is stable). A run that starts with
+        residual zero stays there: ``"monotone"``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For values that are negative, not finite, or impossible for these models (v below ``2 |u + w| / sqrt(u)``).
+
+    Notes
+    -----
+    With y = 0 and ``v <= 2`` no later step raises the loss either. From ``v > 2`` with ``u >= v - 2``, a start that
+    wide networks do not have, the loss falls at first and may rise later.
     """
     u, v, w = check_dimensionless(u, v, w)
     factor = 1 - v + u + w
     answer = np.where(np.abs(factor) > 1, "catapult", "monotone")
-    answer = np.where(4 - v + w <= 0, "divergent", answer)
-    answer = np.where(w**2 >= u, "undecided", answer)
+    answer = np.where(4 - v + w < 0, "divergent", answer)
+    answer = np.where((w**2 >= u) | (4 - v + w == 0), "undecided", answer)
     return scalar(np.where(u == 0, "monotone", answer))
 
 
@@ -96,7 +113,7 @@ class Equilibrium(NamedTuple):
     multipliers : numpy.ndarray
         (2,), the eigenvalues of the step's Jacobian in (z, v), with the sign of z followed; largest modulus first.
     stable : bool
-        Whether neighbours come to rest: no multiplier beyond 1 in modulus.
+        Whether the residual contracts nearby, its multiplier below 1 in modulus: False at v = 2, where it is -1.
     """
 
     z: float
@@ -107,7 +124,7 @@ class Equilibrium(NamedTuple):
 
 
 def jacobian(state, beta=0.0):
-    """The (2, 2) Jacobian of :func:`signed_step` in (z, v)."""
+    """The Jacobian of :func:`signed_step` at a :class:`Signed` state, (2, 2): rows z', v', columns z, v."""
     z, v = state
     return np.array(
         [
