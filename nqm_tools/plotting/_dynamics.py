@@ -98,7 +98,9 @@ def invariant_curves(v0, *, ax=None):
         raise ValueError(f"v0 must hold values above 2; got {v0!r}")
     if ax is None:
         _, ax = plt.subplots(figsize=(5.6, 4.2), layout="constrained")
-    v, u = np.meshgrid(np.linspace(0, max(v0), 400), np.linspace(0, levels[-1] * 1.3, 300))
+    # No further left than runs go: the series makes up curves of its own there.
+    leftmost = max(0.0, 2 - 1.6 * (max(v0) - 2))
+    v, u = np.meshgrid(np.linspace(leftmost, max(v0), 400), np.linspace(0, levels[-1] * 1.3, 300))
     ax.contour(v, u, adiabatic_invariant(u, v), levels=levels, colors="0.6", linewidths=1.2)
     ax.set_xlabel(r"$v = \eta\lambda$")
     ax.set_ylabel(r"$u = c\,\eta^2 r^2$")
