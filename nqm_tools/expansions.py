@@ -43,10 +43,13 @@ class Model:
     - ``featurize(x)``: what ``predict`` needs of inputs, computed once per data set;
     - ``predict(state, features) -> (n, k)``;
     - ``pullback(state, features, r)``: the gradient of ``sum(r * prediction)`` in the state, for ``r`` of (n, k);
-    - ``encode(params) -> state`` and ``decode(state) -> params``.
+    - ``encode(params) -> state`` and ``decode(state) -> params``;
+    - ``kernel(state, features) -> (n, n, k, k)``, the tangent kernel on the training inputs, if it has a closed form,
+      else None.
     """
 
     name = "f"
+    kernel = None
 
     def featurize(self, x):
         return x

@@ -14,25 +14,41 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from nqm_tools.expansions import FunctionModel, Model, TaylorModel, pytree_model
+from nqm_tools.expansions import FunctionModel, LinearModel, Model, TaylorModel, pytree_model
 from nqm_tools.networks import ACTIVATION_FUNCTIONS, fully_connected_activation
+from nqm_tools.two_layer import TwoLayerNetwork, TwoLayerQuadratic
 
 
 def bind(model, x_train, params):
-    """``model`` bound to the training inputs: in their span where that is exact and smaller, else as it is."""
+    """``model`` bound to the training inputs: in their span where that is exact and smaller, else as it is.
+
+    Two-layer networks and their quadratic models come in closed form, in the span or not.
+    """
     activation = fully_connected_activation(getattr(model, "f", None))
+    if activation is None or (isinstance(model, TaylorModel) and not _same(params, model.params0)):
+        # A Taylor model that starts elsewhere: that offset outside the span would have to be carried along.
+        return model
     d = math.prod(x_train.shape[1:])
-    if activation is None or len(x_train) >= d:
-        return model
-    if isinstance(model, TaylorModel) and not _same(params, model.params0):
-        # Started elsewhere: the part of that offset outside the span would have to be carried along.
-        return model
+    two_layers = len(jax.tree.leaves(params)) == 2
+    if len(x_train) >= d:
+        if not two_layers or isinstance(model, LinearModel):
+            return model
+        return SpanModel(_closed_form(model, activation, d, params), None, None)
     start = jax.tree.leaves(params)[0]
     basis, _ = jnp.linalg.qr(x_train.reshape(len(x_train), d).T.astype(start.dtype))
     coordinates = _replace_first(params, basis.T @ start)
+    if two_layers and not isinstance(model, LinearModel):
+        return SpanModel(_closed_form(model, activation, d, coordinates), basis, start)
     f = _network_in_the_span(activation, d)
     inner = FunctionModel(f) if isinstance(model, FunctionModel) else type(model)(f, coordinates)
     return SpanModel(inner, basis, start)
+
+
+def _closed_form(model, activation, d, coordinates):
+    scale = 1 / math.sqrt(d)
+    if isinstance(model, FunctionModel):
+        return TwoLayerNetwork(activation, scale)
+    return TwoLayerQuadratic(activation, scale, coordinates)
 
 
 def _same(params, others):
@@ -63,16 +79,22 @@ def _network_in_the_span(activation, d):
 
 @pytree_model
 class SpanModel(Model):
-    """A model bound to its training inputs; its state is the parameters with ``Q^T U`` in the place of ``U``."""
+    """A model bound to its training inputs; its state is the parameters with ``Q^T U`` in the place of ``U``.
+
+    Without a basis the state is the parameters themselves.
+    """
 
     inner: Model
     basis: Any
     start: Any
 
     def featurize(self, x):
-        flat = x.reshape(len(x), -1).astype(self.start.dtype)
+        flat = x.reshape(len(x), -1)
+        if self.basis is None:
+            return self.inner.featurize((flat, None))
+        flat = flat.astype(self.start.dtype)
         inside = flat @ self.basis
-        return inside, (flat - inside @ self.basis.T) @ self.start
+        return self.inner.featurize((inside, (flat - inside @ self.basis.T) @ self.start))
 
     def predict(self, state, features):
         return self.inner.predict(state, features)
@@ -80,9 +102,17 @@ class SpanModel(Model):
     def pullback(self, state, features, r):
         return self.inner.pullback(state, features, r)
 
+    @property
+    def kernel(self):
+        return self.inner.kernel
+
     def encode(self, params):
+        if self.basis is None:
+            return params
         return _replace_first(params, self.basis.T @ jax.tree.leaves(params)[0])
 
     def decode(self, state):
+        if self.basis is None:
+            return state
         moved = jax.tree.leaves(state)[0] - self.basis.T @ self.start
         return _replace_first(state, self.start + self.basis @ moved)

@@ -362,9 +362,12 @@ def _record(problem, loss, record, state):
         values["distance"] = jnp.sqrt(sum(jax.tree.leaves(squares))).astype(y.dtype)
     eigenvalues = [column for column in record if column.startswith("lambda_")]
     if eigenvalues:
-        params = problem["bound"].decode(state)
-        kernel = kernel_matrix(tangent_kernel(problem["model"], params, problem["x"], problem["x"]))
-        ordered = jnp.linalg.eigvalsh(kernel)[::-1]
+        bound = problem["bound"]
+        if bound.kernel is None:
+            kernel = tangent_kernel(problem["model"], bound.decode(state), problem["x"], problem["x"])
+        else:
+            kernel = bound.kernel(state, problem["features"])
+        ordered = jnp.linalg.eigvalsh(kernel_matrix(kernel))[::-1]
         for column in eigenvalues:
             values[column] = ordered[_eigenvalue_index(column)].astype(y.dtype)
     return {column: values[column] for column in record}

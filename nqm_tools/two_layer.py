@@ -1,0 +1,122 @@
+"""Two-layer fully connected networks and their quadratic models in closed form: two matrix products a step.
+
+With pre-activations ``h = u . x / sqrt(d)`` and ``0`` for the point of expansion,
+
+    f      = (1/sqrt(m)) sum_k v_k act(h_k)
+    f_quad = (1/sqrt(m)) sum_k [ v_k (act(h0_k) + act'(h0_k) dh_k) + 1/2 v0_k act''(h0_k) dh_k^2 ]
+
+where ``dh = h - h0``: all that is to be known of an input is ``act``, ``act'`` and ``act''`` at ``h0``, once. Both are
+linear in two arrays of the inputs, A and B (n, m) for each output, whose products also give the tangent kernel
+
+    K_ij = (x_i . x_j / d) (1/m) sum_k A_ik A_jk + (1/m) sum_k B_ik B_jk.
+
+The models here work on inputs as :class:`nqm_tools.input_span.SpanModel` hands them over: a pair ``(inside, outside)``
+with ``h = (inside @ Z + outside) / sqrt(d)``, where Z, (s, m), is what is trained of the first layer; ``outside`` is
+None where Z is all of it.
+"""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from nqm_tools.expansions import Model, pytree_model
+from nqm_tools.networks import ACTIVATION_FUNCTIONS
+
+# Their second derivative is zero (almost) everywhere.
+PIECEWISE_LINEAR = ("relu", "linear")
+
+
+@pytree_model
+class TwoLayerNetwork(Model):
+    """``f`` itself; ``f`` (the field) names the activation, ``scale`` is ``1/sqrt(d)``."""
+
+    f: str
+    scale: Any
+
+    def predict(self, state, features):
+        first, readout = jax.tree.leaves(state)
+        return ACTIVATION_FUNCTIONS[self.f](_hidden(self.scale, first, features)) @ readout / _root(readout)
+
+    def pullback(self, state, features, r):
+        first, readout = jax.tree.leaves(state)
+        value, slope = _value_and_slope(self.f, _hidden(self.scale, first, features))
+        a = slope * (r @ readout.T)
+        gradients = [features[0].T @ a * (self.scale / _root(readout)), value.T @ r / _root(readout)]
+        return jax.tree.unflatten(jax.tree.structure(state), gradients)
+
+    def kernel(self, state, features):
+        first, readout = jax.tree.leaves(state)
+        value, slope = _value_and_slope(self.f, _hidden(self.scale, first, features))
+        return _kernel(self.scale, features, slope[:, :, None] * readout, value)
+
+
+@pytree_model
+class TwoLayerQuadratic(Model):
+    """``f_quad`` around ``params0`` (whose first weights are Z at the start); fields as in TwoLayerNetwork."""
+
+    f: str
+    scale: Any
+    params0: Any
+
+    def featurize(self, x):
+        hidden = _hidden(self.scale, jax.tree.leaves(self.params0)[0], x)
+        value, slope = _value_and_slope(self.f, hidden)
+        curvature = None if self.f in PIECEWISE_LINEAR else _slope_of_slope(self.f, hidden)
+        return x[0], value, slope, curvature
+
+    def _parts(self, state, features):
+        inside, value, slope, curvature = features
+        first, readout = jax.tree.leaves(state)
+        first0, readout0 = jax.tree.leaves(self.params0)
+        moved = inside @ (first - first0) * self.scale
+        return moved, value + slope * moved, readout, readout0, curvature
+
+    def predict(self, state, features):
+        moved, b, readout, readout0, curvature = self._parts(state, features)
+        total = b @ readout
+        if curvature is not None:
+            total += (curvature * moved**2) @ readout0 / 2
+        return total / _root(readout)
+
+    def pullback(self, state, features, r):
+        moved, b, readout, readout0, curvature = self._parts(state, features)
+        a = features[2] * (r @ readout.T)
+        if curvature is not None:
+            a += curvature * moved * (r @ readout0.T)
+        gradients = [features[0].T @ a * (self.scale / _root(readout)), b.T @ r / _root(readout)]
+        return jax.tree.unflatten(jax.tree.structure(state), gradients)
+
+    def kernel(self, state, features):
+        moved, b, readout, readout0, curvature = self._parts(state, features)
+        a = features[2][:, :, None] * readout
+        if curvature is not None:
+            a += (curvature * moved)[:, :, None] * readout0
+        return _kernel(self.scale, features, a, b)
+
+
+def _hidden(scale, first, x):
+    inside, outside = x
+    return (inside @ first if outside is None else inside @ first + outside) * scale
+
+
+def _root(readout):
+    return math.sqrt(readout.shape[0])
+
+
+def _value_and_slope(activation, hidden):
+    return jax.jvp(ACTIVATION_FUNCTIONS[activation], (hidden,), (jnp.ones_like(hidden),))
+
+
+def _slope_of_slope(activation, hidden):
+    return jax.jvp(lambda h: _value_and_slope(activation, h)[1], (hidden,), (jnp.ones_like(hidden),))[1]
+
+
+def _kernel(scale, features, a, b):
+    """(n, n, k, k) from A (n, m, k) and B (n, m); on the training inputs, which lie in the span."""
+    inside = features[0]
+    width, outputs = a.shape[1:]
+    gram = (inside @ inside.T)[:, :, None, None] * scale**2
+    first = gram * jnp.einsum("imk,jml->ijkl", a, a)
+    return (first + (b @ b.T)[:, :, None, None] * jnp.eye(outputs, dtype=b.dtype)) / width

@@ -1,0 +1,51 @@
+"""Closed forms of two-layer networks against neural-tangents' expansions, at random parameters, in float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import nqm_tools as nqm
+from nqm_tools import input_span, two_layer
+from nqm_tools.expansions import FunctionModel
+
+
+@pytest.mark.parametrize("n", [4, 9], ids=["in_the_span", "in_all_coordinates"])
+@pytest.mark.parametrize("outputs", [1, 3])
+@pytest.mark.parametrize("activation", ["relu", "tanh", "swish", "linear"])
+@pytest.mark.parametrize("name", ["f", "f_quad"])
+def test_values_pullbacks_and_kernels_are_those_of_the_expansion(x64, name, activation, outputs, n):
+    net = nqm.networks.two_layer_fc(30, activation=activation, outputs=outputs)
+    keys = jax.random.split(jax.random.key(0), 5)
+    x, x_test = jax.random.normal(keys[0], (n, 6)), jax.random.normal(keys[1], (5, 6))
+    params0 = net.init(keys[2], x.shape)
+    model = FunctionModel(net) if name == "f" else nqm.quadraticize(net, params0)
+    bound = input_span.bind(model, x, params0)
+    assert isinstance(bound.inner, two_layer.TwoLayerNetwork | two_layer.TwoLayerQuadratic)
+    # Anywhere that gradient descent can go: first weights move in the span of x only.
+    change = x.T @ jax.random.normal(keys[3], (n, 30)) / 3
+    state = jax.tree.map(lambda w: w + jax.random.normal(keys[4], w.shape), bound.encode(params0))
+    first = jax.tree.leaves(bound.encode(jax.tree.map(lambda w: w + change if w.shape == (6, 30) else w, params0)))[0]
+    state = jax.tree.unflatten(jax.tree.structure(state), [first, jax.tree.leaves(state)[1]])
+    params = bound.decode(state)
+    features = bound.featurize(x)
+    r = jax.random.normal(keys[4], (n, outputs))
+    tolerance = {"rtol": 1e-10, "atol": 1e-10}
+    np.testing.assert_allclose(bound.predict(state, features), model(params, x), **tolerance)
+    np.testing.assert_allclose(bound.predict(state, bound.featurize(x_test)), model(params, x_test), **tolerance)
+    expected = model.pullback(params, x, r)
+    found = bound.pullback(state, features, r)
+    moved = jax.tree.map(jnp.subtract, bound.decode(jax.tree.map(jnp.add, state, found)), params)
+    for a, b in zip(jax.tree.leaves(moved), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, **tolerance)
+    kernel = nqm.empirical_ntk(model, params, x)
+    np.testing.assert_allclose(np.squeeze(bound.kernel(state, features)), np.squeeze(kernel), **tolerance)
+
+
+def test_the_quadratic_model_keeps_nothing_of_a_second_derivative_that_is_zero():
+    x = jnp.ones((2, 5))
+    for activation, kept in (("relu", False), ("linear", False), ("tanh", True)):
+        net = nqm.networks.two_layer_fc(4, activation=activation)
+        params = net.init(jax.random.key(0), x.shape)
+        features = input_span.bind(nqm.quadraticize(net, params), x, params).featurize(x)
+        assert (features[3] is not None) == kept
