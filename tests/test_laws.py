@@ -77,7 +77,7 @@ def test_beyond_beta_one_nothing_comes_to_rest_and_the_regime_is_undecided():
 @given(*[st.floats(0.1, 3)] * 2, st.floats(1e-4, 1), st.floats(-3, 3))
 def test_the_largest_rate_is_the_first_root_of_the_certificate_where_something_is_stable(residual, kernel, c, y):
     rate = dynamics.max_learning_rate(residual, kernel, c, y)
-    last_stable = 1 / (c**0.5 * abs(y)) if y else np.inf
+    last_stable = 1 / (c**0.5 * abs(y)) if abs(y) > 1e-300 else np.inf
 
     def certificate(rate):
         return 4 - rate * kernel + c * rate**2 * residual * y
