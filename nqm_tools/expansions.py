@@ -15,6 +15,7 @@ All models are trained by the same loop; :class:`Model` says what it asks of the
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -43,22 +44,34 @@ class Model:
     - ``featurize(x)``: what ``predict`` needs of inputs, computed once per data set;
     - ``predict(state, features) -> (n, k)``;
     - ``pullback(state, features, r)``: the gradient of ``sum(r * prediction)`` in the state, for ``r`` of (n, k);
+    - ``value_and_pullback(state, features)``: the prediction and the function ``r -> pullback``, for models that get
+      both for less than twice the work;
     - ``encode(params) -> state`` and ``decode(state) -> params``;
-    - ``kernel(state, features) -> (n, n, k, k)``, the tangent kernel on the training inputs, if it has a closed form,
+    - ``distance(state, other)``: between the parameters of two states, Euclidean;
+    - ``kernel(state, features, others=None) -> (n1, n2, k, k)``, the tangent kernel between the inputs of ``features``
+      and those of ``others`` (by default the same; one of the two must be training inputs), if it has a closed form,
       else None.
     """
 
     name = "f"
     kernel = None
+    quadratic = False  # whether the model is quadratic (or linear) in its state
 
     def featurize(self, x):
         return x
+
+    def value_and_pullback(self, state, features):
+        return self.predict(state, features), functools.partial(self.pullback, state, features)
 
     def encode(self, params):
         return params
 
     def decode(self, state):
         return state
+
+    def distance(self, state, other):
+        squares = jax.tree.map(lambda a, b: jnp.sum((a - b) ** 2), state, other)
+        return jnp.sqrt(sum(jax.tree.leaves(squares)))
 
     def __call__(self, params, x):
         return self.predict(params, x)
@@ -100,8 +113,11 @@ class FunctionModel(Model):
         return with_output_axis(self.f)(state, features)
 
     def pullback(self, state, features, r):
-        _, vjp = jax.vjp(lambda params: self.predict(params, features), state)
-        return vjp(r)[0]
+        return self.value_and_pullback(state, features)[1](r)
+
+    def value_and_pullback(self, state, features):
+        value, vjp = jax.vjp(lambda params: self.predict(params, features), state)
+        return value, lambda r: vjp(r)[0]
 
 
 class TaylorModel(Model):
@@ -124,6 +140,7 @@ class LinearModel(TaylorModel):
     params0: Any
 
     name = "f_lin"
+    quadratic = True
 
     def predict(self, state, features):
         return nt.linearize(with_output_axis(self.f), self.params0)(state, features)
@@ -140,6 +157,7 @@ class QuadraticModel(TaylorModel):
     params0: Any
 
     name = "f_quad"
+    quadratic = True
 
     def predict(self, state, features):
         return nt.taylor_expand(with_output_axis(self.f), self.params0, 2)(state, features)
@@ -291,6 +309,12 @@ def _count_outputs(function, params, x, name):
     if outputs.dtype != dtype:
         raise TypeError(f"f(params, x) must return the floating-point type of params, {dtype}; got {outputs.dtype}")
     return outputs.shape[1] if len(outputs.shape) == 2 else 1
+
+
+def same(params, others):
+    """Whether two trees of one structure hold equal arrays."""
+    pairs = zip(jax.tree.leaves(params), jax.tree.leaves(others), strict=True)
+    return all(a is b or bool((a == b).all()) for a, b in pairs)
 
 
 def match_precision(x, params):

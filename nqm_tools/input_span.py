@@ -14,32 +14,26 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from nqm_tools.expansions import FunctionModel, LinearModel, Model, TaylorModel, pytree_model
-from nqm_tools.networks import ACTIVATION_FUNCTIONS, fully_connected_activation
+from nqm_tools.expansions import FunctionModel, LinearModel, Model, pytree_model
+from nqm_tools.networks import ACTIVATION_FUNCTIONS
 from nqm_tools.two_layer import TwoLayerNetwork, TwoLayerQuadratic
 
 
-def bind(model, x_train, params):
-    """``model`` bound to the training inputs: in their span where that is exact and smaller, else as it is.
+def bind(model, network, x_train, params):
+    """A model of a fully connected ``network`` (its architecture), in the span of ``x_train`` where that is smaller.
 
     Two-layer networks and their quadratic models come in closed form, in the span or not.
     """
-    activation = fully_connected_activation(getattr(model, "f", None))
-    if activation is None or (isinstance(model, TaylorModel) and not _same(params, model.params0)):
-        # A Taylor model that starts elsewhere: that offset outside the span would have to be carried along.
-        return model
     d = math.prod(x_train.shape[1:])
-    two_layers = len(jax.tree.leaves(params)) == 2
+    closed = network.depth == 2 and not isinstance(model, LinearModel)
     if len(x_train) >= d:
-        if not two_layers or isinstance(model, LinearModel):
-            return model
-        return SpanModel(_closed_form(model, activation, d, params), None, None)
+        return SpanModel(_closed_form(model, network.activation, d, params), None, None) if closed else model
     start = jax.tree.leaves(params)[0]
     basis, _ = jnp.linalg.qr(x_train.reshape(len(x_train), d).T.astype(start.dtype))
     coordinates = _replace_first(params, basis.T @ start)
-    if two_layers and not isinstance(model, LinearModel):
-        return SpanModel(_closed_form(model, activation, d, coordinates), basis, start)
-    f = _network_in_the_span(activation, d)
+    if closed:
+        return SpanModel(_closed_form(model, network.activation, d, coordinates), basis, start)
+    f = _network_in_the_span(network.activation, d)
     inner = FunctionModel(f) if isinstance(model, FunctionModel) else type(model)(f, coordinates)
     return SpanModel(inner, basis, start)
 
@@ -49,11 +43,6 @@ def _closed_form(model, activation, d, coordinates):
     if isinstance(model, FunctionModel):
         return TwoLayerNetwork(activation, scale)
     return TwoLayerQuadratic(activation, scale, coordinates)
-
-
-def _same(params, others):
-    pairs = zip(jax.tree.leaves(params), jax.tree.leaves(others), strict=True)
-    return all(a is b or bool((a == b).all()) for a, b in pairs)
 
 
 def _replace_first(params, first):
@@ -101,6 +90,9 @@ class SpanModel(Model):
 
     def pullback(self, state, features, r):
         return self.inner.pullback(state, features, r)
+
+    def value_and_pullback(self, state, features):
+        return self.inner.value_and_pullback(state, features)
 
     @property
     def kernel(self):

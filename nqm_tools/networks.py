@@ -115,16 +115,25 @@ def _deep_fc(width, depth, activation, outputs, readout_init):
     hidden = [layer for _ in range(depth - 1) for layer in (_dense(width), _activation(activation))]
     triple = stax.serial(stax.Flatten(), *hidden, _dense(outputs))
     net = _network(triple, depth, readout_init, _check_fc_input)
-    _FULLY_CONNECTED[net.apply_fn] = activation
+    _ARCHITECTURES[net.apply_fn] = Architecture("fc", depth, activation, None)
     return net
 
 
-_FULLY_CONNECTED = {}  # what a triple of functions does not tell: the activation, by apply_fn
+class Architecture(NamedTuple):
+    """What a triple of functions does not tell. ``kind`` is "fc" or "cnn", ``readout`` is None for "fc"."""
+
+    kind: str
+    depth: int
+    activation: str
+    readout: str | None
 
 
-def fully_connected_activation(f):
-    """The name of the activation if ``f`` is one of the package's fully connected networks, else None."""
-    return _FULLY_CONNECTED.get(f.apply_fn) if isinstance(f, Network) else None
+_ARCHITECTURES = {}  # by apply_fn
+
+
+def architecture(f):
+    """The :class:`Architecture` if ``f`` is one of the package's networks, else None."""
+    return _ARCHITECTURES.get(f.apply_fn) if isinstance(f, Network) else None
 
 
 def two_layer_cnn(width, *, readout="average", activation="relu", outputs=1, readout_init="sign"):
@@ -154,7 +163,9 @@ def _two_layer_cnn(width, readout, activation, outputs, readout_init):
     convolution = stax.Conv(width, (3, 3), padding="SAME", W_std=1.0, b_std=None, parameterization="ntk")
     pool = stax.GlobalAvgPool() if readout == "average" else stax.Flatten()
     triple = stax.serial(convolution, _activation(activation), pool, _dense(outputs))
-    return _network(triple, 2, readout_init, _check_cnn_input)
+    net = _network(triple, 2, readout_init, _check_cnn_input)
+    _ARCHITECTURES[net.apply_fn] = Architecture("cnn", 2, activation, readout)
+    return net
 
 
 def _is_key(key):

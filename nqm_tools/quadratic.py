@@ -47,6 +47,7 @@ class GeneralQuadraticModel(Model):
     gamma: float
 
     name = "g"
+    quadratic = True
 
     def __init__(self, phi, sigma, gamma):
         object.__setattr__(self, "phi", _feature("phi", phi, (1,)))

@@ -46,10 +46,13 @@ class TwoLayerNetwork(Model):
         gradients = [features[0].T @ a * (self.scale / _root(readout)), value.T @ r / _root(readout)]
         return jax.tree.unflatten(jax.tree.structure(state), gradients)
 
-    def kernel(self, state, features):
+    def kernel(self, state, features, others=None):
+        return _kernel(self.scale, *_both(lambda inputs: self._jacobian(state, inputs), features, others))
+
+    def _jacobian(self, state, features):
         first, readout = jax.tree.leaves(state)
         value, slope = _value_and_slope(self.f, _hidden(self.scale, first, features))
-        return _kernel(self.scale, features, slope[:, :, None] * readout, value)
+        return features[0], slope[:, :, None] * readout, value
 
 
 @pytree_model
@@ -88,12 +91,15 @@ class TwoLayerQuadratic(Model):
         gradients = [features[0].T @ a * (self.scale / _root(readout)), b.T @ r / _root(readout)]
         return jax.tree.unflatten(jax.tree.structure(state), gradients)
 
-    def kernel(self, state, features):
+    def kernel(self, state, features, others=None):
+        return _kernel(self.scale, *_both(lambda inputs: self._jacobian(state, inputs), features, others))
+
+    def _jacobian(self, state, features):
         moved, b, readout, readout0, curvature = self._parts(state, features)
         a = features[2][:, :, None] * readout
         if curvature is not None:
             a += (curvature * moved)[:, :, None] * readout0
-        return _kernel(self.scale, features, a, b)
+        return features[0], a, b
 
 
 def _hidden(scale, first, x):
@@ -113,10 +119,15 @@ def _slope_of_slope(activation, hidden):
     return jax.jvp(lambda h: _value_and_slope(activation, h)[1], (hidden,), (jnp.ones_like(hidden),))[1]
 
 
-def _kernel(scale, features, a, b):
-    """(n, n, k, k) from A (n, m, k) and B (n, m); on the training inputs, which lie in the span."""
-    inside = features[0]
-    width, outputs = a.shape[1:]
-    gram = (inside @ inside.T)[:, :, None, None] * scale**2
-    first = gram * jnp.einsum("imk,jml->ijkl", a, a)
-    return (first + (b @ b.T)[:, :, None, None] * jnp.eye(outputs, dtype=b.dtype)) / width
+def _both(jacobian, features, others):
+    jacobians = jacobian(features)
+    return jacobians, jacobians if others is None else jacobian(others)
+
+
+def _kernel(scale, jacobians, others):
+    """(n1, n2, k, k) from the inputs in the span, A (n, m, k) and B (n, m); one of the two lies in the span whole."""
+    (x1, a1, b1), (x2, a2, b2) = jacobians, others
+    width, outputs = a1.shape[1:]
+    gram = (x1 @ x2.T)[:, :, None, None] * scale**2
+    first = gram * jnp.einsum("imk,jml->ijkl", a1, a2)
+    return (first + (b1 @ b2.T)[:, :, None, None] * jnp.eye(outputs, dtype=b1.dtype)) / width

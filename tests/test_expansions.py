@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from jax.flatten_util import ravel_pytree
 
 import nqm_tools as nqm
-from nqm_tools import expansions, input_span, networks
+from nqm_tools import binding, expansions, function_space, networks
 
 
 def smooth(params, x):
@@ -120,7 +120,7 @@ def test_models_of_two_kinds_never_share_a_compiled_function():
     net = networks.two_layer_fc(4)
     params = net.init(jax.random.key(0), (2, 3))
     kinds = [expansions.FunctionModel(net), nqm.linearize(net, params), nqm.quadraticize(net, params)]
-    kinds += [input_span.bind(model, jnp.eye(2, 3), params) for model in kinds]
+    kinds += [binding.bind(model, jnp.eye(2, 3), params) for model in kinds]
     structures = [jax.tree.structure(model) for model in kinds]
     for i, structure in enumerate(structures):
         assert [other == structure for other in structures] == [j == i for j in range(len(kinds))]
@@ -129,19 +129,27 @@ def test_models_of_two_kinds_never_share_a_compiled_function():
     assert hash(again) == hash(structures[2])
 
 
-@pytest.mark.parametrize("make", [nqm.linearize, nqm.quadraticize])
-def test_binding_is_the_identity_where_there_is_nothing_to_gain(problem, make):
-    f, params0, params, x = problem
-    model = make(f, params0)
-    bound = input_span.bind(model, x, params0)
-    if isinstance(bound, input_span.SpanModel):  # only the closed form, which has more to keep of x
-        assert make is nqm.quadraticize
-        assert networks.fully_connected_activation(f) is not None
-        np.testing.assert_allclose(bound.predict(params, bound.featurize(x)), model(params, x), rtol=1e-11)
-    else:
-        assert bound is model
-        assert bound.featurize(x) is x
-    assert bound.decode(bound.encode(params)) is params
+@pytest.mark.parametrize("make", [expansions.FunctionModel, nqm.linearize, nqm.quadraticize])
+def test_a_bound_model_moves_as_the_model_does(problem, make):
+    f, params0, _, x = problem
+    model = make(f) if make is expansions.FunctionModel else make(f, params0)
+    bound = binding.bind(model, x, params0)
+    assert isinstance(bound, function_space.FunctionSpaceModel) == (make is nqm.linearize)
+    features, x_test = bound.featurize(x), 0.5 - x[:3]
+    state, params = bound.encode(params0), params0
+    for step in range(3):
+        value, pullback = bound.value_and_pullback(state, features)
+        np.testing.assert_allclose(value, model.predict(params, x), rtol=1e-10, atol=1e-10)
+        r = jax.random.normal(jax.random.key(step), value.shape)
+        state = jax.tree.map(lambda w, g: w - 0.1 * g, state, pullback(r))
+        params = jax.tree.map(lambda w, g: w - 0.1 * g, params, model.pullback(params, x, r))
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-10, atol=1e-10)
+    jax.tree.map(close, bound.decode(state), params)
+    close(bound.predict(state, bound.featurize(x_test)), model.predict(params, x_test))
+    close(bound.distance(state, bound.encode(params0)), model.distance(params, params0))
+    if bound.kernel is not None:
+        kernel = nqm.empirical_ntk(model, params, x)
+        close(bound.kernel(state, features), kernel if kernel.ndim == 4 else kernel[:, :, None, None])
 
 
 @given(seed=st.integers(0, 2**16), scale=st.floats(0.2, 2.0))

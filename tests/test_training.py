@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import nqm_tools as nqm
-from nqm_tools import networks, training
+from nqm_tools import _loop, networks
 
 
 def problem(outputs=1, n=8, n_test=4, width=6, seed=0, **options):
@@ -85,7 +85,7 @@ def test_training_is_gradient_descent(x64, model, outputs, momentum, loss):
 def test_mini_batches_are_shuffled_epochs_and_their_loss_is_the_batchs(x64, batch_size, loss):
     net, params, data = problem()
     steps, a_epoch, key = 7, 8 // batch_size, jax.random.key(5)
-    batches = [training._batch(key, t, 8, batch_size) for t in range(steps)]
+    batches = [_loop.batch_rows(key, t, 8, batch_size) for t in range(steps)]
     for epoch in range(steps // a_epoch):
         rows = np.concatenate(batches[epoch * a_epoch : (epoch + 1) * a_epoch])
         assert len(set(rows.tolist())) == a_epoch * batch_size
@@ -205,7 +205,7 @@ def test_a_diverged_run_stops_says_so_and_has_no_best_test_loss():
 
 
 def compilations():
-    return training._chunk._cache_size()
+    return _loop._chunk._cache_size()
 
 
 def test_a_second_run_with_the_same_shapes_compiles_nothing():
@@ -230,8 +230,8 @@ def test_nothing_big_is_a_constant_of_the_compiled_loop(monkeypatch):
         seen["text"] = training_chunk.lower(*args, **kwargs).as_text()
         return training_chunk(*args, **kwargs)
 
-    training_chunk = training._chunk
-    monkeypatch.setattr(training, "_chunk", capture)
+    training_chunk = _loop._chunk
+    monkeypatch.setattr(_loop, "_chunk", capture)
     nqm.train(nqm.quadraticize(net, params), data, learning_rate=0.1, steps=1, record=("test_loss", "lambda_1"))
     constants = [line for line in seen["text"].splitlines() if "stablehlo.constant dense<" in line]
     assert constants

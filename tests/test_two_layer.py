@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import nqm_tools as nqm
-from nqm_tools import input_span, two_layer
+from nqm_tools import binding, two_layer
 from nqm_tools.expansions import FunctionModel
 
 
@@ -20,7 +20,7 @@ def test_values_pullbacks_and_kernels_are_those_of_the_expansion(x64, name, acti
     x, x_test = jax.random.normal(keys[0], (n, 6)), jax.random.normal(keys[1], (5, 6))
     params0 = net.init(keys[2], x.shape)
     model = FunctionModel(net) if name == "f" else nqm.quadraticize(net, params0)
-    bound = input_span.bind(model, x, params0)
+    bound = binding.bind(model, x, params0)
     assert isinstance(bound.inner, two_layer.TwoLayerNetwork | two_layer.TwoLayerQuadratic)
     # Anywhere that gradient descent can go: first weights move in the span of x only.
     change = x.T @ jax.random.normal(keys[3], (n, 30)) / 3
@@ -47,5 +47,5 @@ def test_the_quadratic_model_keeps_nothing_of_a_second_derivative_that_is_zero()
     for activation, kept in (("relu", False), ("linear", False), ("tanh", True)):
         net = nqm.networks.two_layer_fc(4, activation=activation)
         params = net.init(jax.random.key(0), x.shape)
-        features = input_span.bind(nqm.quadraticize(net, params), x, params).featurize(x)
+        features = binding.bind(nqm.quadraticize(net, params), x, params).featurize(x)
         assert (features[3] is not None) == kept

@@ -1,0 +1,153 @@
+"""A batch of runs is the same runs one by one: rates side by side, seeds side by side, and on several devices."""
+
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import nqm_tools as nqm
+from nqm_tools import _loop, networks, training
+
+RATIOS = (0.3, 0.9, 1.2, 1.5, 3.0, 5.0)
+STEPS = 400  # a linear model at 5 times its critical rate overflows by then
+
+
+def problem(seed=0, batch_size=None, momentum=0.0, record=("test_loss", "lambda_1"), steps=60):
+    data = nqm.datasets.load("digits", n_train=12, n_test=9, seed=seed)
+    net = networks.two_layer_fc(40)
+    params = net.init(jax.random.key(seed), data.x_train.shape)
+    eta = nqm.critical_learning_rate(nqm.empirical_ntk(net, params, data.x_train))
+    method = training.check_method(steps, batch_size, momentum, record=record, record_every=7)
+    return net, params, data, eta, method
+
+
+def batch(problems, rates, keys, method, stacked=False):
+    return _loop.run_batch(problems, rates, keys, method.scalars, method.settings, stacked=stacked)
+
+
+def assert_same(outcome, run, rtol=1e-9):
+    assert outcome.stopped == run.stopped
+    assert outcome.rows["step"].tolist() == run.records["step"].tolist()
+    np.testing.assert_allclose(outcome.losses, run.losses, rtol=rtol)
+    for name in outcome.rows:
+        np.testing.assert_allclose(outcome.rows[name], run.records[name], rtol=rtol, atol=1e-12)
+
+
+@pytest.mark.parametrize("method", [{}, {"momentum": 0.3}, {"batch_size": 5}], ids=["gd", "momentum", "sgd"])
+@pytest.mark.parametrize("name", ["f", "f_lin", "f_quad"])
+def test_rates_side_by_side_are_the_runs_one_by_one(x64, name, method):
+    net, params, data, eta, settings = problem(**method, steps=STEPS)
+    model = {"f": net, "f_lin": nqm.linearize(net, params), "f_quad": nqm.quadraticize(net, params)}[name]
+    prepared = training.prepare(model, data, settings, params=params)
+    rates = [ratio * eta for ratio in RATIOS]
+    keys = jnp.stack([jax.random.key(7)] * len(rates))
+    outcomes = batch(prepared.arrays, rates, keys, settings)
+    # Runs of both kinds, so that rows are dropped on the way. (A ReLU network comes back from any rate, its gates shut.)
+    assert {outcome.stopped.split()[0] for outcome in outcomes} == {"finished", "diverged"} or name == "f"
+    for rate, outcome in zip(rates, outcomes, strict=True):
+        run = nqm.train(
+            model,
+            data,
+            learning_rate=rate,
+            steps=STEPS,
+            params=params,
+            seed=7,
+            record=settings.record,
+            record_every=7,
+            **method,
+        )
+        assert_same(outcome, run, 1e-7)
+        decoded = prepared.arrays["bound"].decode(outcome.state)
+        if outcome.stopped == "finished":
+            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-9), decoded, run.params)
+
+
+def test_seeds_side_by_side_are_the_runs_one_by_one(x64):
+    prepared, runs, rates = [], [], []
+    for seed in range(3):
+        net, params, data, eta, settings = problem(seed, batch_size=5)
+        quad = nqm.quadraticize(net, params)
+        prepared.append(training.prepare(quad, data, settings, params=params).arrays)
+        rates.append(0.5 * eta)
+        runs.append(
+            nqm.train(
+                quad,
+                data,
+                learning_rate=rates[-1],
+                steps=60,
+                batch_size=5,
+                seed=seed,
+                record_every=7,
+                record=settings.record,
+            )
+        )
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *prepared)
+    keys = jnp.stack([jax.random.key(seed) for seed in range(3)])
+    for outcome, run in zip(batch(stacked, rates, keys, settings, stacked=True), runs, strict=True):
+        assert_same(outcome, run)
+
+
+def test_a_run_that_is_over_stays_where_it_was(x64):
+    net, params, data, eta, settings = problem(steps=400)
+    quad = nqm.quadraticize(net, params)
+    prepared = training.prepare(quad, data, settings, params=params)
+    fine, lost = batch(prepared.arrays, [0.5 * eta, 5 * eta], jax.random.split(jax.random.key(0), 2), settings)
+    assert fine.stopped == "finished"
+    assert lost.stopped.startswith("diverged at step")
+    assert not np.isfinite(lost.losses[-1])
+    assert np.isfinite(lost.losses[:-1]).all()
+
+
+def test_rows_are_dropped_once_half_of_them_are_idle(monkeypatch):
+    net, params, data, eta, settings = problem(steps=400)
+    prepared = training.prepare(nqm.quadraticize(net, params), data, settings, params=params)
+    sizes = []
+    chunk = _loop._chunk
+    monkeypatch.setattr(
+        _loop, "_chunk", lambda p, b, *args, **kw: sizes.append(len(b.rates)) or chunk(p, b, *args, **kw)
+    )
+    rates = [ratio * eta for ratio in (0.5, 4.0, 5.0, 6.0, 7.0)]
+    outcomes = batch(prepared.arrays, rates, jax.random.split(jax.random.key(0), 5), settings)
+    assert [outcome.stopped == "finished" for outcome in outcomes] == [True, False, False, False, False]
+    assert sizes[0] == 5
+    assert sizes[-1] == 1
+
+
+FOUR_DEVICES = """
+import jax, numpy as np
+import nqm_tools as nqm
+from nqm_tools import _loop, training
+jax.config.update("jax_enable_x64", True)
+assert len(jax.devices()) == 4
+data = nqm.datasets.load("digits", n_train=12, n_test=9, seed=0)
+net = nqm.networks.two_layer_fc(40)
+params = net.init(jax.random.key(0), data.x_train.shape)
+eta = nqm.critical_learning_rate(nqm.empirical_ntk(net, params, data.x_train))
+method = training.check_method(60, record=("test_loss",), record_every=7)
+quad = nqm.quadraticize(net, params)
+problem = training.prepare(quad, data, method, params=params).arrays
+spread = []
+chunk = _loop._chunk
+def watch(problem, batch, *args, **kwargs):
+    spread.append(len(batch.rates.sharding.device_set))
+    return chunk(problem, batch, *args, **kwargs)
+_loop._chunk = watch
+rates = [ratio * eta for ratio in (0.3, 0.9, 1.2, 1.5, 3.0, 5.0)]
+outcomes = _loop.run_batch(problem, rates, jax.random.split(jax.random.key(0), 6), method.scalars, method.settings)
+assert max(spread) == 4, spread
+for rate, outcome in zip(rates, outcomes):
+    run = nqm.train(quad, data, learning_rate=rate, steps=60, record=("test_loss",), record_every=7)
+    assert outcome.stopped == run.stopped
+    np.testing.assert_allclose(outcome.losses, run.losses, rtol=1e-7)
+print("same on", max(spread))
+"""
+
+
+def test_four_devices_share_a_batch():
+    code = "import os; os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=4'\n" + FOUR_DEVICES
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "same on 4\n"
