@@ -1,0 +1,191 @@
+"""One file of a :class:`nqm_tools.store.Store`: rows and provenance as Parquet, with checks that find any damage."""
+
+import hashlib
+import importlib
+import json
+import re
+import time
+from typing import Any, NamedTuple
+
+import numpy as np
+
+STATUSES = ("finished", "diverged", "failed")
+REQUIRED = ("key", "status", "reason")
+
+# In the metadata of each file: what makes it one of ours, and what it says besides its columns.
+_FORMAT, _VERSION = b"nqm_tools.store", b"1"
+_HEADER, _DIGEST = b"nqm_tools.store.header", b"nqm_tools.store.digest"
+
+
+def import_package(name):
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(f"sweeps need {name}, which is not installed: the extra [sweeps]") from None
+
+
+class File(NamedTuple):
+    """What a file says. If ``problem`` is not None, it is to be left out, and ``damaged`` tells whether it was ours."""
+
+    name: str
+    problem: str | None = None
+    damaged: bool = False
+    written: int = 0  # time, in ns
+    provenance: dict | None = None
+    statuses: dict | None = None  # key: status
+    table: Any = None
+
+
+def read(path):
+    """Read a file and check all of it; OSError only if the operating system does not let us."""
+    parquet, arrow = import_package("pyarrow.parquet"), import_package("pyarrow")
+    content = path.read_bytes()
+    try:
+        file = parquet.ParquetFile(arrow.BufferReader(content), page_checksum_verification=True)
+        metadata = file.metadata.metadata or {}
+        if metadata.get(_FORMAT) != _VERSION:
+            return File(path.name, f"was not written by this version of nqm_tools.store (format {_VERSION.decode()})")
+        table = file.read()
+        if _digest(table, metadata.get(_HEADER, b"")) != metadata.get(_DIGEST):
+            raise ValueError("its contents do not have their checksum")
+        header = json.loads(metadata[_HEADER])
+        statuses = dict(zip(table["key"].to_pylist(), table["status"].to_pylist(), strict=True))
+    except Exception as error:  # a flipped bit in a footer can surface as nearly anything
+        return File(path.name, f"is damaged ({' '.join(str(error).split()) or repr(error)})", damaged=True)
+    return File(path.name, written=header["written"], provenance=header["provenance"], statuses=statuses, table=table)
+
+
+def encode(rows, provenance):
+    """The bytes of a file that holds checked rows."""
+    table = _table(rows, _header(provenance))
+    sink = import_package("pyarrow").BufferOutputStream()
+    # No dictionaries, since a sweep's numbers seldom repeat; no statistics, since the footer, which is read first, is
+    # guarded by our digest only.
+    import_package("pyarrow.parquet").write_table(
+        table, sink, compression="zstd", write_page_checksum=True, use_dictionary=False, write_statistics=False
+    )
+    return sink.getvalue()
+
+
+def _header(provenance):
+    if not isinstance(provenance, dict):
+        raise TypeError(f"provenance must be a dictionary; got {provenance!r}")
+    try:
+        return json.dumps({"written": time.time_ns(), "provenance": provenance}).encode()
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"provenance must be what JSON can hold; got {provenance!r}: {error}") from None
+
+
+def _digest(table, header):
+    """Of the columns and the header: Parquet has checksums of pages, but none of names and numbers in the footer."""
+    digest = hashlib.sha256(header)
+    curves = curve_names(table)
+    for name in table.column_names:
+        column = table[name].combine_chunks()
+        if name in curves:
+            values = column.flatten().to_numpy()
+            digest.update(json.dumps([name, column.value_lengths().to_pylist(), values.dtype.str]).encode())
+            digest.update(values.tobytes())
+        else:
+            digest.update(json.dumps([name, column.to_pylist()]).encode())
+    return digest.hexdigest().encode()
+
+
+def curve_names(table):
+    is_list = import_package("pyarrow").types.is_list
+    return [field.name for field in table.schema if is_list(field.type)]
+
+
+def table_rows(table, with_curves):
+    curves = curve_names(table)
+    rows = table.drop_columns(curves).to_pylist()
+    for name in curves if with_curves else ():
+        for row, curve in zip(rows, table[name], strict=True):
+            row[name] = curve.values.to_numpy() if curve.is_valid else None
+    return rows
+
+
+def _table(rows, header):
+    arrow = import_package("pyarrow")
+    columns = {}
+    for name in dict.fromkeys(name for row in rows for name in row):
+        values = [row.get(name) for row in rows]
+        try:
+            columns[name] = _curves(values) if any(isinstance(v, np.ndarray) for v in values) else _scalars(values)
+        except (TypeError, ValueError, OverflowError) as error:
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(f"column {name!r} cannot be stored: {error}") from None
+    table = arrow.table(columns)
+    return table.replace_schema_metadata({_FORMAT: _VERSION, _HEADER: header, _DIGEST: _digest(table, header)})
+
+
+def _scalars(values):
+    arrow = import_package("pyarrow")
+    kinds = {type(value) for value in values if value is not None}
+    if kinds == {int, float}:
+        kinds = {float}
+    if len(kinds) > 1:
+        raise TypeError(f"its values are of several kinds: {', '.join(sorted(kind.__name__ for kind in kinds))}")
+    types = {str: arrow.string(), bool: arrow.bool_(), int: arrow.int64(), float: arrow.float64()}
+    return arrow.array(values, types[kinds.pop()] if kinds else arrow.null())
+
+
+def _curves(values):
+    arrow = import_package("pyarrow")
+    if not all(value is None or isinstance(value, np.ndarray) for value in values):
+        raise TypeError("it is a curve in some rows and a scalar in others")
+    arrays = [np.empty(0) if value is None else value for value in values]
+    flat = np.concatenate([array for array in arrays if array.size] or arrays[:1])  # ints among floats become floats
+    ends = np.cumsum([0, *map(len, arrays)], dtype=np.int32)
+    missing = arrow.array([value is None for value in values])
+    return arrow.ListArray.from_arrays(arrow.array(ends), arrow.array(flat, from_pandas=False), mask=missing)
+
+
+def check_rows(rows):
+    """The rows with plain Python scalars, and curves as arrays."""
+    if not isinstance(rows, list | tuple) or not rows or not all(isinstance(row, dict) for row in rows):
+        raise ValueError(f"rows must be a non-empty list of dictionaries; got {rows!r}")
+    rows = [{name: _plain(name, value) for name, value in row.items()} for row in rows]
+    keys = set()
+    for row in rows:
+        if missing := [name for name in REQUIRED if not isinstance(row.get(name), str)]:
+            raise ValueError(
+                f"every row must have text in {', '.join(REQUIRED)}; {', '.join(missing)} lacks in {row!r}"
+            )
+        if not re.fullmatch("[0-9a-f]+", row["key"]):
+            raise ValueError(f"key must be a hexadecimal hash in lower case; got {row['key']!r}")
+        if row["key"] in keys:
+            raise ValueError(f"every key must be there once; got {row['key']!r} twice")
+        keys.add(row["key"])
+        if row["status"] not in STATUSES:
+            raise ValueError(f"status must be one of {', '.join(STATUSES)}; got {row['status']!r}")
+        # The words of some exception, which may quote the undecodable name of a file: no reason to lose results.
+        row["reason"] = row["reason"].encode(errors="backslashreplace").decode()
+        lengths = {name: len(value) for name, value in row.items() if isinstance(value, np.ndarray)}
+        if lengths and (row["status"] == "failed" or len({*lengths.values(), lengths.get("step")}) > 1):
+            raise ValueError(
+                f"curves must have the length of the curve 'step', and a failed run has none; run {row['key']} "
+                f"({row['status']}) has curves of lengths {lengths}"
+            )
+    return rows
+
+
+def _plain(name, value):
+    if not isinstance(name, str) or not name:
+        raise TypeError(f"columns must have names; got {name!r}")
+    if isinstance(value, list | tuple) or getattr(value, "ndim", None) == 1:
+        curve = np.asarray(value)
+        for kind, dtype in (("iu", np.int64), ("f", np.float64)):
+            if curve.ndim == 1 and curve.dtype.kind in kind and np.can_cast(curve.dtype, dtype):
+                return curve.astype(dtype)
+    else:
+        scalar = value.item() if getattr(value, "ndim", None) == 0 else value
+        if scalar is None or isinstance(scalar, bool):
+            return scalar
+        for kind in (str, int, float):  # a subclass, say of an enumeration, as what it is
+            if isinstance(scalar, kind):
+                return kind(scalar)
+    raise TypeError(
+        f"column {name!r} must hold a str, int, float, bool, None, or a 1-d array or list of floats or ints of at most "
+        f"64 bits; got {value!r}"
+    )
