@@ -6,7 +6,8 @@ Start with ``notebooks/00_start_here.ipynb``. The public names:
 - ``linearize``, ``quadraticize``, ``second_order_term``, ``remainder``: Taylor models of any ``f(params, x)``.
 - ``empirical_ntk``, ``top_eigenpairs``, ``critical_learning_rate``, ``sharpness``, ``kernel_step``: kernels.
 - ``dynamics``: the exact low-dimensional maps of quadratic models and their laws; ``quadratic``: general models.
-- ``train``, ``Run``, ``regime``: gradient descent and what a run showed.
+- ``train``, ``Run``, ``regime``: gradient descent and what a run showed; ``max_stable_learning_rate``.
+- ``sweeps``: many runs, kept in a store of Parquet files.
 """
 
 import importlib
@@ -15,7 +16,7 @@ from nqm_tools._compat import import_neural_tangents
 
 import_neural_tangents()
 
-from nqm_tools import datasets, dynamics, networks, quadratic  # noqa: E402 (neural_tangents has to be importable first)
+from nqm_tools import datasets, dynamics, networks, quadratic, sweeps  # noqa: E402 (neural_tangents has to be importable first)
 from nqm_tools._version import __version__  # noqa: E402
 from nqm_tools.datasets import Data  # noqa: E402
 from nqm_tools.expansions import linearize, quadraticize, remainder, second_order_term  # noqa: E402
@@ -28,6 +29,7 @@ from nqm_tools.kernels import (  # noqa: E402
     top_eigenpairs,
 )
 from nqm_tools.networks import Network  # noqa: E402
+from nqm_tools.sweeps import max_stable_learning_rate  # noqa: E402
 from nqm_tools.training import Run, regime, train  # noqa: E402
 
 __all__ = [
@@ -42,6 +44,7 @@ __all__ = [
     "empirical_ntk",
     "kernel_step",
     "linearize",
+    "max_stable_learning_rate",
     "networks",
     "plotting",
     "quadratic",
@@ -50,6 +53,7 @@ __all__ = [
     "remainder",
     "second_order_term",
     "sharpness",
+    "sweeps",
     "top_eigenpairs",
     "train",
 ]

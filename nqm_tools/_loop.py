@@ -127,7 +127,9 @@ class _Chunk(NamedTuple):
 def _outcome(run, chunks, names, every, state, interrupted):
     pieces = [(chunk, row) for chunk in chunks for row in np.flatnonzero(chunk.slots == run)]
     columns = {
-        name: np.concatenate([chunk.values[name][: max(0, chunk.counts[row] - chunk.start), row] for chunk, row in pieces])
+        name: np.concatenate(
+            [chunk.values[name][: max(0, chunk.counts[row] - chunk.start), row] for chunk, row in pieces]
+        )
         for name in names
     }
     columns = {name: values.astype(float) for name, values in columns.items()}

@@ -4,7 +4,7 @@ A model is bound to the training inputs and to where it starts. The package's ne
 connected ones train in the span of their inputs; linear models train in function space. Everything else stays as it is.
 """
 
-from nqm_tools import function_space, input_span
+from nqm_tools import function_space, input_span, two_layer_conv
 from nqm_tools.expansions import LinearModel, TaylorModel, same
 from nqm_tools.networks import architecture
 
@@ -26,5 +26,5 @@ def _bind_network(model, x_train, params):
         # A Taylor model that starts elsewhere: that offset outside the span would have to be carried along.
         return model
     if known.kind == "cnn":
-        return model
+        return two_layer_conv.bind(model)
     return input_span.bind(model, known, x_train, params)

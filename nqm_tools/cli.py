@@ -14,10 +14,10 @@ def main(argv=None):
     args = parser.parse_args(argv)
     try:
         return args.run(args)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print(str(interrupt) or "interrupted", file=sys.stderr)
         return 130
-    except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
+    except (ValueError, OSError, ModuleNotFoundError) as error:
         # What a user can put right, in one line; anything else is a fault and keeps its traceback.
         print(f"nqm: {error}", file=sys.stderr)
         return 2 if isinstance(error, ValueError) else 1
@@ -36,6 +36,12 @@ def _parser():
     datasets.add_argument("names", nargs="*", metavar="NAME", help="data sets; all by default")
     datasets.add_argument("--root", help="a folder with the publishers' files (else NQM_DATA_DIR, else the cache)")
     datasets.set_defaults(run=_datasets)
+
+    sweep = commands.add_parser("sweep", help="compute what a store lacks of a sweep (a TOML file)")
+    sweep.add_argument("file", metavar="FILE", help="the sweep, such as experiments/figure_2b.toml")
+    sweep.add_argument("--store", required=True, metavar="DIR", help="the folder of results; made if need be")
+    sweep.add_argument("--dask", metavar="ADDRESS", help="a Dask scheduler, such as tcp://127.0.0.1:8786")
+    sweep.set_defaults(run=_sweep)
 
     reproduce = commands.add_parser("reproduce", help="run the notebooks; write pages and figures (needs a clone)")
     reproduce.add_argument("--scale", choices=("quick", "paper"), default="quick")
@@ -138,6 +144,18 @@ def _print_data(names, root):
         else:
             changed = any(file.as_published is False for file in files)
             print(f"{name:9} {files[0].path.parent}{' (not the published files)' if changed else ''}")
+
+
+def _sweep(args):
+    from nqm_tools import sweeps
+
+    frame = sweeps.run(sweeps.Sweep.from_toml(args.file), args.store, client=args.dask)
+    counts = frame["status"].value_counts()
+    print(
+        ", ".join(f"{counts[status]} {status}" for status in counts.index)
+        + f"; read them with sweeps.load({args.store!r})"
+    )
+    return 1 if "failed" in counts else 0
 
 
 def _reproduce(args):

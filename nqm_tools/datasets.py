@@ -145,6 +145,11 @@ _DATASETS = {
 NAMES = tuple(_DATASETS)
 
 
+def default_classes(name):
+    """The pair of classes that :func:`load` takes of a data set when none is given."""
+    return list(_DATASETS[name].default)
+
+
 def load(name, *, classes=None, n_train, n_test, label_noise=0.0, seed, root=None):
     """A random two-class sample of a data set.
 

@@ -106,6 +106,14 @@ class Run:
         return self._at_best("step")
 
     @property
+    def best_test_accuracy(self):
+        """The highest recorded test accuracy; NaN for a run that diverged, or that recorded none."""
+        accuracies = self.records.get("test_accuracy", np.array([np.nan]))
+        if self.regime == "divergent" or np.isnan(accuracies).all():
+            return math.nan
+        return float(np.nanmax(accuracies))
+
+    @property
     def summary(self):
         """One row about the run, as a dictionary: model, learning_rate, regime, peak_loss, best_test_loss, ..."""
         return {

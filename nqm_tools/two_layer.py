@@ -41,7 +41,7 @@ class TwoLayerNetwork(Model):
 
     def pullback(self, state, features, r):
         first, readout = jax.tree.leaves(state)
-        value, slope = _value_and_slope(self.f, _hidden(self.scale, first, features))
+        value, slope = value_and_slope(self.f, _hidden(self.scale, first, features))
         a = slope * (r @ readout.T)
         gradients = [features[0].T @ a * (self.scale / _root(readout)), value.T @ r / _root(readout)]
         return jax.tree.unflatten(jax.tree.structure(state), gradients)
@@ -51,7 +51,7 @@ class TwoLayerNetwork(Model):
 
     def _jacobian(self, state, features):
         first, readout = jax.tree.leaves(state)
-        value, slope = _value_and_slope(self.f, _hidden(self.scale, first, features))
+        value, slope = value_and_slope(self.f, _hidden(self.scale, first, features))
         return features[0], slope[:, :, None] * readout, value
 
 
@@ -65,8 +65,8 @@ class TwoLayerQuadratic(Model):
 
     def featurize(self, x):
         hidden = _hidden(self.scale, jax.tree.leaves(self.params0)[0], x)
-        value, slope = _value_and_slope(self.f, hidden)
-        curvature = None if self.f in PIECEWISE_LINEAR else _slope_of_slope(self.f, hidden)
+        value, slope = value_and_slope(self.f, hidden)
+        curvature = None if self.f in PIECEWISE_LINEAR else slope_of_slope(self.f, hidden)
         return x[0], value, slope, curvature
 
     def _parts(self, state, features):
@@ -111,12 +111,12 @@ def _root(readout):
     return math.sqrt(readout.shape[0])
 
 
-def _value_and_slope(activation, hidden):
+def value_and_slope(activation, hidden):
     return jax.jvp(ACTIVATION_FUNCTIONS[activation], (hidden,), (jnp.ones_like(hidden),))
 
 
-def _slope_of_slope(activation, hidden):
-    return jax.jvp(lambda h: _value_and_slope(activation, h)[1], (hidden,), (jnp.ones_like(hidden),))[1]
+def slope_of_slope(activation, hidden):
+    return jax.jvp(lambda h: value_and_slope(activation, h)[1], (hidden,), (jnp.ones_like(hidden),))[1]
 
 
 def _both(jacobian, features, others):

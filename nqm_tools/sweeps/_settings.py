@@ -1,0 +1,256 @@
+"""What a sweep is: its settings, checked at the door, and the groups of runs that they come to."""
+
+import dataclasses
+import functools
+import hashlib
+import inspect
+import json
+import pathlib
+import tomllib
+from typing import NamedTuple
+
+import jax.numpy as jnp
+
+from nqm_tools import _files, datasets, networks
+from nqm_tools._validation import check_choice, check_rate, check_whole
+from nqm_tools.training import Method, check_method
+
+MODELS = ("f", "f_lin", "f_quad")
+UNITS = ("critical", "absolute")
+NETWORKS = {make.__name__: make for make in (networks.two_layer_fc, networks.deep_fc, networks.two_layer_cnn)}
+DATASETS = {name: functools.partial(datasets.load, name) for name in datasets.NAMES} | {
+    make.__name__: make for make in (datasets.gaussians_1d, datasets.single_example)
+}
+
+
+class Group(NamedTuple):
+    """The runs that differ in learning rate alone: a unit of work. ``settings`` are plain values."""
+
+    settings: dict
+    rates: tuple
+    keys: tuple
+
+    @property
+    def name(self):
+        """The same for any rates, so that two processes lock each other out."""
+        return _hash(self.settings)
+
+    @property
+    def title(self):
+        network, data = self.settings["network"], self.settings["data"]
+        model, seed = self.settings["model"], self.settings["seed"]
+        return f"{data['name']}, {network['name']} {network['width']}, {model}, seed {seed}"
+
+    def only(self, wanted):
+        """The group with those of its runs whose keys are ``wanted``."""
+        pairs = [(rate, key) for rate, key in zip(self.rates, self.keys, strict=True) if key in wanted]
+        rates, keys = zip(*pairs, strict=True) if pairs else ((), ())
+        return self._replace(rates=rates, keys=keys)
+
+
+@dataclasses.dataclass(frozen=True, init=False)
+class Sweep:
+    """A grid of runs.
+
+    Parameters
+    ----------
+    data : dict or list of dict
+        ``name`` and the arguments of :func:`nqm_tools.datasets.load` (or ``gaussians_1d``, ``single_example``). Each
+        seed draws its own sample, unless ``seed`` is among the arguments.
+    network : dict or list of dict
+        ``name`` (``two_layer_fc``, ``deep_fc``, ``two_layer_cnn``) and its arguments. Each seed draws its own start.
+    learning_rates : list of float
+    unit : {"critical", "absolute"}
+        Whether the rates are in units of each run's own critical learning rate ``2/lambda_1`` (for the named loss, at
+        the start, without momentum), or as they are.
+    models : list of {"f", "f_lin", "f_quad"}
+    seeds : int or list of int
+        How many, from 0, or which.
+    name : str
+        A title; it does not belong to the runs' settings.
+    **training
+        ``steps`` and other arguments of :func:`nqm_tools.train`: ``batch_size``, ``momentum``, ``loss``, ``record``,
+        ``record_every``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the setting and what is accepted.
+    """
+
+    name: str
+    data: tuple
+    network: tuple
+    models: tuple
+    learning_rates: tuple
+    unit: str
+    seeds: tuple
+    training: Method
+
+    def __init__(
+        self, *, data, network, learning_rates, unit="critical", models=MODELS, seeds=(0,), name="sweep", **training
+    ):
+        if not isinstance(name, str):
+            raise TypeError(f"name must be text; got {name!r}")
+        models = _listed("models", models)
+        for model in models:
+            check_choice("each of models", model, MODELS)
+        if isinstance(seeds, int) and not isinstance(seeds, bool):
+            seeds = range(check_whole("seeds", seeds))
+        _check_keys("training", training, inspect.signature(check_method).parameters, required=("steps",))
+        values = {
+            "name": name,
+            "data": tuple(_complete("data", settings, DATASETS) for settings in _listed("data", data)),
+            "network": tuple(_complete("network", settings, NETWORKS) for settings in _listed("network", network)),
+            "models": models,
+            "learning_rates": tuple(
+                check_rate("each of learning_rates", rate) for rate in _listed("learning_rates", learning_rates)
+            ),
+            "unit": check_choice("unit", unit, UNITS),
+            "seeds": tuple(check_whole("each of seeds", seed, minimum=0) for seed in _listed("seeds", seeds)),
+            "training": check_method(**training),
+        }
+        for field, value in values.items():
+            object.__setattr__(self, field, value)
+        for settings in self.network:
+            make_network(settings)  # it checks its arguments
+
+    @classmethod
+    def from_toml(cls, path):
+        """Read a sweep from a TOML file, whose names are the parameters above.
+
+        ``[learning_rates]`` holds one list, named after its unit; ``[training]`` holds ``steps`` and so on.
+        ``[[data]]`` and ``[[network]]`` may be repeated.
+        """
+        path = pathlib.Path(path)
+        try:
+            content = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} is no TOML file: {error}") from None
+        try:
+            return cls(**_from_tables(content))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path}: {error}") from None
+
+    def __len__(self):
+        grid = (self.data, self.network, self.models, self.learning_rates, self.seeds)
+        return functools.reduce(lambda product, values: product * len(values), grid, 1)
+
+    def groups(self):
+        """The :class:`Group` s of the grid, those of one data set, network and seed next to each other.
+
+        Raises
+        ------
+        FileNotFoundError, ValueError
+            If a data set is not to be had, or does not have what its settings ask for.
+        """
+        groups = []
+        for data in self.data:
+            files = _data_files(data["name"])
+            load_data(data, self.seeds[0])  # it checks its arguments
+            for network in self.network:
+                for seed in self.seeds:
+                    for model in self.models:
+                        settings = {
+                            "data": data,
+                            "files": files,
+                            "network": network,
+                            "model": model,
+                            "seed": seed,
+                            "unit": self.unit,
+                            "training": self.training._asdict(),
+                            "precision": str(jnp.zeros(0).dtype),
+                        }
+                        keys = tuple(_hash(settings | {"learning_rate": rate}) for rate in self.learning_rates)
+                        groups.append(Group(settings, self.learning_rates, keys))
+        return groups
+
+
+def load_data(settings, seed):
+    """The sample that a sweep's settings and seed stand for."""
+    settings = {"seed": seed} | settings
+    return DATASETS[settings["name"]](**{name: value for name, value in settings.items() if name != "name"})
+
+
+def make_network(settings):
+    return NETWORKS[settings["name"]](**{name: value for name, value in settings.items() if name != "name"})
+
+
+def _hash(settings):
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _data_files(name):
+    """Name and checksum of each file of a data set: other files are another setting."""
+    if name not in _files.SOURCES:
+        return {}
+    return {file.path.name: file.md5 for file in _files.locate(name)}
+
+
+def _listed(name, values):
+    """A tuple of what may be one or several; nothing twice."""
+    values = (
+        tuple(values)
+        if isinstance(values, list | tuple | range | jnp.ndarray) or hasattr(values, "tolist")
+        else (values,)
+    )
+    if not values:
+        raise ValueError(f"{name} must not be empty")
+    if any(value in values[:i] for i, value in enumerate(values)):
+        raise ValueError(f"{name} must not hold anything twice; got {list(values)!r}")
+    return values
+
+
+def _complete(what, settings, makers):
+    """The settings with the defaults of the function that they are for, so that what is the same hashes the same."""
+    if not isinstance(settings, dict):
+        raise TypeError(f"{what} must be a table of settings, or a list of them; got {settings!r}")
+    if "name" not in settings:
+        raise ValueError(f"{what} must have a name, one of {', '.join(makers)}; got {settings!r}")
+    name = check_choice(f"the name of {what}", settings["name"], tuple(makers))
+    parameters = inspect.signature(makers[name]).parameters
+    needed = [p.name for p in parameters.values() if p.default is p.empty and p.name not in ("seed", "root")]
+    accepted = [p for p in parameters if p != "root"]
+    given = {key: value for key, value in settings.items() if key != "name"}
+    _check_keys(f"{what} {name!r}", given, accepted, needed)
+    defaults = {
+        p: parameters[p].default for p in accepted if p not in ("seed", *needed) and parameters[p].default is not None
+    }
+    if "classes" in accepted:
+        defaults["classes"] = datasets.default_classes(name)
+    complete = {"name": name} | defaults | given
+    return {key: _plain(value, defaults.get(key)) for key, value in complete.items()}
+
+
+def _plain(value, default):
+    """As TOML has it: 0 and 0.0 are one value where a number with a point is meant, and so are lists and tuples."""
+    if isinstance(value, list | tuple):
+        return list(value)
+    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    return value
+
+
+def _check_keys(what, given, accepted, required=()):
+    unknown = [key for key in given if key not in accepted]
+    missing = [key for key in required if key not in given]
+    if unknown or missing:
+        problem = f"knows no {', '.join(unknown)}" if unknown else f"lacks {', '.join(missing)}"
+        raise ValueError(f"{what} {problem}; it takes {', '.join(accepted)}")
+
+
+def _from_tables(content):
+    """The arguments of :class:`Sweep` from a file's tables."""
+    _check_keys(
+        "a sweep",
+        content,
+        ("name", "data", "network", "models", "seeds", "learning_rates", "training"),
+        required=("data", "network", "learning_rates", "training"),
+    )
+    rates, training = content.pop("learning_rates"), content.pop("training")
+    if not isinstance(rates, dict) or len(rates) != 1 or next(iter(rates)) not in UNITS:
+        raise ValueError(f"learning_rates must be a table with one list, {' or '.join(UNITS)}; got {rates!r}")
+    if not isinstance(training, dict):
+        raise ValueError(f"training must be a table; got {training!r}")
+    ((unit, values),) = rates.items()
+    return content | training | {"learning_rates": values, "unit": unit}
