@@ -77,10 +77,7 @@ def _test_values(problem, loss, state):
 def _spectral_values(problem, loss, names, state, rate):
     """Eigenvalues, projections of the residual on eigenvectors, and the corrections along the first one."""
     bound, features, y = problem["bound"], problem["features"], problem["y"]
-    if bound.kernel is None:
-        kernel = tangent_kernel(problem["model"], bound.decode(state), problem["x"], problem["x"])
-    else:
-        kernel = bound.kernel(state, features)
+    kernel = current_kernel(problem, state)
     values = {}
     if all(name.startswith("lambda_") for name in names):
         eigenvalues = jnp.linalg.eigvalsh(kernel_matrix(kernel))[::-1]
@@ -100,6 +97,14 @@ def _spectral_values(problem, loss, names, state, rate):
         rate = gradient_scale(loss, len(y)) * rate
         values |= _corrections(problem, p, eigenvalues[0], residual, pullback, state, rate)
     return values
+
+
+def current_kernel(problem, state):
+    """The tangent kernel (n, n, k, k) on the training inputs: in closed form where there is one."""
+    bound = problem["bound"]
+    if bound.kernel is None:
+        return tangent_kernel(problem["model"], bound.decode(state), problem["x"], problem["x"])
+    return bound.kernel(state, problem["features"])
 
 
 def _corrections(problem, p, eigenvalue, residual, pullback, state, rate):

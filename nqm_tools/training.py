@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 
 from nqm_tools._loop import run_batch
-from nqm_tools._recording import DEFAULT_RECORD, check_eigenvalues, check_record
+from nqm_tools._recording import DEFAULT_RECORD, check_eigenvalues, check_record, current_kernel
 from nqm_tools._validation import (
     check_choice,
     check_fraction,
@@ -210,6 +210,14 @@ def prepare(model, data, method, *, params=None, seed=0):
         y_test = match_precision(check_targets("data.y_test", data.y_test, len(x_test), k), params)
         arrays["test"] = (bound.featurize(x_test), y_test)
     return Problem(model.name, arrays)
+
+
+def initial_kernel(problem):
+    """The tangent kernel (n, n, k, k) on the training inputs where a prepared :class:`Problem` starts."""
+    return _current_kernel(problem.arrays, problem.arrays["state0"])
+
+
+_current_kernel = jax.jit(current_kernel)
 
 
 def _starting_point(model, params, data, seed):

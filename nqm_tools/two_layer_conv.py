@@ -44,7 +44,7 @@ KERNEL_TILE = 2**25
 
 
 def bind(model):
-    """The closed form of ``model``, an ``f`` or ``f_quad`` of the package's two-layer CNN; its state is its parameters."""
+    """The closed form of ``model``, an ``f`` or ``f_quad`` of the package's CNN; its state is its parameters."""
     known = architecture(model.f)
     activation, readout = known.activation, known.readout
     if isinstance(model, FunctionModel):

@@ -45,7 +45,7 @@ def test_rates_side_by_side_are_the_runs_one_by_one(x64, name, method):
     rates = [ratio * eta for ratio in RATIOS]
     keys = jnp.stack([jax.random.key(7)] * len(rates))
     outcomes = batch(prepared.arrays, rates, keys, settings)
-    # Runs of both kinds, so that rows are dropped on the way. (A ReLU network comes back from any rate, its gates shut.)
+    # Runs of both kinds, so that rows are dropped on the way. (A ReLU network comes back from any rate, gates shut.)
     assert {outcome.stopped.split()[0] for outcome in outcomes} == {"finished", "diverged"} or name == "f"
     for rate, outcome in zip(rates, outcomes, strict=True):
         run = nqm.train(

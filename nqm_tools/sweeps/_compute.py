@@ -9,11 +9,12 @@ import jax
 
 from nqm_tools._loop import run_batch
 from nqm_tools._validation import check_choice
+from nqm_tools.datasets import Data
 from nqm_tools.expansions import linearize, quadraticize
-from nqm_tools.kernels import critical_learning_rate, empirical_ntk
+from nqm_tools.kernels import critical_learning_rate
 from nqm_tools.runs import Run, environment
 from nqm_tools.sweeps._settings import load_data, make_network
-from nqm_tools.training import Method, prepare
+from nqm_tools.training import Method, check_method, initial_kernel, prepare
 
 # On a CPU, states of up to this many numbers are faster side by side; beyond, matrix products fill it by themselves.
 # `make bench` writes the measurement.
@@ -51,8 +52,9 @@ class _Setting:
         self.data = load_data(data, seed)
         self.network = make_network(network)
         self.params = self.network.init(jax.random.key(seed), self.data.x_train.shape)
-        kernel = empirical_ntk(self.network, self.params, self.data.x_train)
-        self.critical = critical_learning_rate(kernel, loss=loss)
+        training_set = Data(self.data.name, self.data.x_train, self.data.y_train)
+        problem = prepare(self.network, training_set, check_method(steps=1, record=()), params=self.params)
+        self.critical = critical_learning_rate(initial_kernel(problem), loss=loss)
 
 
 @functools.lru_cache(maxsize=1)

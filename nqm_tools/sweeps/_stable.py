@@ -8,10 +8,10 @@ import jax
 from nqm_tools import dynamics
 from nqm_tools._loop import run_batch
 from nqm_tools._validation import check_fraction, check_whole
-from nqm_tools.kernels import critical_learning_rate, empirical_ntk, gradient_scale
+from nqm_tools.kernels import critical_learning_rate, gradient_scale
 from nqm_tools.networks import architecture
 from nqm_tools.runs import regime
-from nqm_tools.training import check_method, prepare
+from nqm_tools.training import check_method, initial_kernel, prepare
 
 # Bisection begins at this many times the critical rate; the paper's eta_max lies between one and two times.
 FIRST, MOST = 2.0, 64.0
@@ -77,8 +77,7 @@ def max_stable_learning_rate(model, data, *, steps, loss="mse", params=None, tol
     method = check_method(steps, loss=loss, record=())
     problem = prepare(model, data, method, params=params, seed=seed)
     arrays = problem.arrays
-    model, start = arrays["model"], arrays["bound"].decode(arrays["state0"])
-    kernel = empirical_ntk(model, start, arrays["x"])
+    kernel = initial_kernel(problem)
     critical = critical_learning_rate(kernel, loss=method.loss)
     if not math.isfinite(critical):
         raise ValueError("the tangent kernel at the start is zero, so that nothing moves at any learning rate")
@@ -112,5 +111,5 @@ def _theory(arrays, kernel, critical, loss):
     width = jax.tree.leaves(start)[-1].shape[0]
     residual = float(arrays["bound"].predict(arrays["state0"], arrays["features"])[0, 0] - y[0, 0])
     c = float((x**2).sum()) / (width * x.size)
-    rate = dynamics.max_learning_rate(residual, float(kernel[0, 0]), c, float(y[0, 0]))
+    rate = dynamics.max_learning_rate(residual, kernel.item(), c, float(y[0, 0]))
     return rate / gradient_scale(loss, 1)
