@@ -1,4 +1,4 @@
-# make setup | reproduce | test | test-jax | lab | lint | format | figure | lock | clean
+# make setup | reproduce | test | test-jax | bench | lab | lint | format | figure | lock | clean
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed-$(shell cat requirements.lock setup.cfg pyproject.to
 # Both ends of the declared JAX range, each with a Python that it installs on.
 JAX_ENDS := 3.11:0.9.0 3.13:0.12.0.1
 
-.PHONY: setup reproduce test test-jax lab lint format lock figure clean
+.PHONY: setup reproduce test test-jax bench lab lint format lock figure clean
 
 setup: $(STAMP)
 
@@ -38,6 +38,10 @@ test-jax: $(STAMP)
 	    jax==$${end#*:} jaxlib==$${end#*:} || exit 1; \
 	  $$env/bin/python -m pytest -q tests/test_compat.py tests/test_expansions.py tests/test_kernels.py || exit 1; \
 	done
+
+# Half an hour at paper scale; PyTorch joins in where it is installed (it is not in the lock).
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks
 
 lab: $(STAMP)
 	$(BIN)/jupyter lab notebooks

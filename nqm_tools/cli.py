@@ -40,6 +40,7 @@ def _parser():
     sweep = commands.add_parser("sweep", help="compute what a store lacks of a sweep (a TOML file)")
     sweep.add_argument("file", metavar="FILE", help="the sweep, such as experiments/figure_2b.toml")
     sweep.add_argument("--store", required=True, metavar="DIR", help="the folder of results; made if need be")
+    sweep.add_argument("--scale", help="a scale that the file has besides its own, such as quick")
     sweep.add_argument("--dask", metavar="ADDRESS", help="a Dask scheduler, such as tcp://127.0.0.1:8786")
     sweep.set_defaults(run=_sweep)
 
@@ -149,7 +150,7 @@ def _print_data(names, root):
 def _sweep(args):
     from nqm_tools import sweeps
 
-    frame = sweeps.run(sweeps.Sweep.from_toml(args.file), args.store, client=args.dask)
+    frame = sweeps.run(sweeps.Sweep.from_toml(args.file, args.scale), args.store, client=args.dask)
     counts = frame["status"].value_counts()
     print(
         ", ".join(f"{counts[status]} {status}" for status in counts.index)

@@ -59,19 +59,22 @@ class _Setting:
 
 @functools.lru_cache(maxsize=1)
 def _setting(text):
-    return _Setting(*json.loads(text))
+    data, files, network, seed, loss, _ = json.loads(text)
+    setting = _Setting(data, network, seed, loss)
+    found = {file["file"]: file["md5"] for file in setting.data.provenance.get("files", ())}
+    if found != files:
+        raise ValueError(f"the data files here are {found}, where the sweep was started {files}")
+    return setting
 
 
 def _runs(group):
     settings = group.settings
     training = dict(settings["training"])
     method = Method(**training | {"record": tuple(training["record"])})
-    setting = _setting(json.dumps([settings["data"], settings["network"], settings["seed"], method.loss]))
-    precision = str(jax.tree.leaves(setting.params)[0].dtype)
-    check_choice("the precision in force", precision, (settings["precision"],))
-    files = {file["file"]: file["md5"] for file in setting.data.provenance.get("files", ())}
-    if files != settings["files"]:
-        raise ValueError(f"the data files here are {files}, where the sweep was started {settings['files']}")
+    check_choice("the precision in force", str(jax.numpy.zeros(0).dtype), (settings["precision"],))
+    # Precision and files too: what was made with others must not be found again.
+    made_of = [settings[name] for name in ("data", "files", "network", "seed")]
+    setting = _setting(json.dumps([*made_of, method.loss, settings["precision"]]))
     make = {"f": lambda network, params: network, "f_lin": linearize, "f_quad": quadraticize}[settings["model"]]
     model = make(setting.network, setting.params)
     problem = prepare(model, setting.data, method, params=setting.params, seed=settings["seed"])
@@ -82,7 +85,7 @@ def _runs(group):
     for chosen in _batches(rates, _runs_at_once(problem.arrays, len(rates))):
         began = time.perf_counter()
         keys = jax.numpy.stack([key] * len(chosen))
-        outcomes += run_batch(problem.arrays, chosen, keys, method.scalars, method.settings, progress=False)
+        outcomes += whole(run_batch(problem.arrays, chosen, keys, method.scalars, method.settings, progress=False))
         seconds += [(time.perf_counter() - began) / len(chosen)] * len(chosen)
     return setting, [
         Run(
@@ -96,6 +99,13 @@ def _runs(group):
         )
         for rate, outcome, spent in zip(rates, outcomes, seconds, strict=True)
     ]
+
+
+def whole(outcomes):
+    """The outcomes of a batch; KeyboardInterrupt if that is why they ended early, since a part of a run is none."""
+    if any(outcome.stopped.startswith("interrupted") for outcome in outcomes):
+        raise KeyboardInterrupt
+    return outcomes
 
 
 def _batches(values, size):

@@ -8,7 +8,7 @@ import threading
 import time
 
 from nqm_tools._store_file import STATUSES
-from nqm_tools.store import Store
+from nqm_tools.store import Store, _refusals
 from nqm_tools.sweeps._compute import compute, failed_rows
 from nqm_tools.sweeps._settings import Sweep
 
@@ -95,7 +95,7 @@ class _Queue:
             lock = self.store.lock(group.name)
             if not self._missing(group).keys:
                 continue
-            if _acquire(lock):
+            if _acquire(self.store, lock):
                 self.busy = 0
                 # Asked again under the lock: another process may have finished it just now.
                 missing = self._missing(group)
@@ -116,13 +116,14 @@ class _Queue:
         return group.only({key for key in group.keys if key not in finished})
 
 
-def _acquire(lock):
+def _acquire(store, lock):
     from filelock import Timeout
 
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        return False
+    with _refusals(store.folder):  # a full disk may have no room for the lock's file
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            return False
     return True
 
 
@@ -162,9 +163,11 @@ def _on_cluster(stack, client):
                     return
                 future = next(pool)
                 group, lock = flying.pop(future)
-                rows, provenance = _result(future, group)
-                store.write(rows, provenance)
-                lock.release()
+                try:
+                    rows, provenance = _result(future, group)
+                    store.write(rows, provenance)
+                finally:
+                    lock.release()
                 progress.done(group, rows, provenance["seconds"])
         finally:
             client.cancel(list(flying))

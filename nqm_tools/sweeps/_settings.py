@@ -116,11 +116,12 @@ class Sweep:
             make_network(settings)  # it checks its arguments
 
     @classmethod
-    def from_toml(cls, path):
+    def from_toml(cls, path, scale=None):
         """Read a sweep from a TOML file, whose names are the parameters above.
 
         ``[learning_rates]`` holds one list, named after its unit; ``[training]`` holds ``steps`` and so on.
-        ``[[data]]`` and ``[[network]]`` may be repeated.
+        ``[[data]]`` and ``[[network]]`` may be repeated. ``[scales.NAME]`` holds what is different at another scale:
+        its tables are laid over the file's (over each one that is repeated), and its lists replace them.
         """
         path = pathlib.Path(path)
         try:
@@ -128,7 +129,7 @@ class Sweep:
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"{path} is no TOML file: {error}") from None
         try:
-            return cls(**_from_tables(content))
+            return cls(**_from_tables(content, scale))
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path}: {error}") from None
 
@@ -231,6 +232,17 @@ def _plain(value, default):
     return value
 
 
+def _laid_over(content, changes):
+    """``content`` with ``changes`` in it, table by table; other learning rates replace them, whatever their unit."""
+    if isinstance(content, list):
+        return [_laid_over(table, changes) for table in content]
+    merged = dict(content)
+    for name, change in changes.items():
+        table = isinstance(change, dict) and name != "learning_rates" and name in content
+        merged[name] = _laid_over(content[name], change) if table else change
+    return merged
+
+
 def _check_keys(what, given, accepted, required=()):
     unknown = [key for key in given if key not in accepted]
     missing = [key for key in required if key not in given]
@@ -239,8 +251,11 @@ def _check_keys(what, given, accepted, required=()):
         raise ValueError(f"{what} {problem}; it takes {', '.join(accepted)}")
 
 
-def _from_tables(content):
+def _from_tables(content, scale):
     """The arguments of :class:`Sweep` from a file's tables."""
+    scales = content.pop("scales", {})
+    if scale is not None:
+        content = _laid_over(content, scales[check_choice("scale", scale, tuple(scales))])
     _check_keys(
         "a sweep",
         content,

@@ -11,6 +11,7 @@ from nqm_tools._validation import check_fraction, check_whole
 from nqm_tools.kernels import critical_learning_rate, gradient_scale
 from nqm_tools.networks import architecture
 from nqm_tools.runs import regime
+from nqm_tools.sweeps._compute import whole
 from nqm_tools.training import check_method, initial_kernel, prepare
 
 # Bisection begins at this many times the critical rate; the paper's eta_max lies between one and two times.
@@ -83,7 +84,8 @@ def max_stable_learning_rate(model, data, *, steps, loss="mse", params=None, tol
         raise ValueError("the tangent kernel at the start is zero, so that nothing moves at any learning rate")
 
     def is_stable(rate):
-        (outcome,) = run_batch(arrays, [rate], jax.random.key(0)[None], method.scalars, method.settings, progress=False)
+        key = jax.random.key(0)[None]
+        (outcome,) = whole(run_batch(arrays, [rate], key, method.scalars, method.settings, progress=False))
         return regime(outcome.losses) != "divergent"
 
     stable, unstable = 0.0, FIRST * critical
