@@ -1,0 +1,162 @@
+"""What is measured: the parts, and the cases of each, as plain settings; a case runs in a process of its own.
+
+Nothing here imports JAX: the process that starts the others stays small, since on Linux the peak memory of a process
+counts what the one that started it held.
+"""
+
+from typing import NamedTuple
+
+PAPER_RATES = (0.25, 0.5, 0.75, 0.9, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7, 1.8, 1.9)  # experiments/figure_2b.toml
+MODELS = ("f", "f_lin", "f_quad")
+FC, AVERAGE, FLATTEN, DEEP = "FC 2b", "CNN average", "CNN flatten", "3-layer FC"
+
+# n examples of this shape, and the width m.
+PAPER_PROBLEMS = {
+    FC: {"kind": "two_layer_fc", "width": 5000, "n": 256, "shape": [3072]},
+    AVERAGE: {"kind": "average", "width": 1000, "n": 256, "shape": [32, 32, 3]},
+    FLATTEN: {"kind": "flatten", "width": 1000, "n": 256, "shape": [32, 32, 3]},
+    DEEP: {"kind": "deep_fc", "width": 1024, "n": 100, "shape": [3072]},
+    "plain tanh": {"kind": "plain", "width": 1024, "n": 128, "shape": [256]},
+}
+QUICK_PROBLEMS = {
+    FC: {"kind": "two_layer_fc", "width": 64, "n": 16, "shape": [96]},
+    AVERAGE: {"kind": "average", "width": 16, "n": 8, "shape": [8, 8, 3]},
+    FLATTEN: {"kind": "flatten", "width": 16, "n": 8, "shape": [8, 8, 3]},
+    DEEP: {"kind": "deep_fc", "width": 32, "n": 8, "shape": [48]},
+    "plain tanh": {"kind": "plain", "width": 32, "n": 16, "shape": [24]},
+}
+KERNEL_WAYS = (
+    "closed form",
+    "closed form, and binding",
+    "nqm.empirical_ntk",
+    "STRUCTURED_DERIVATIVES",
+    "JACOBIAN_CONTRACTION",
+    "NTK_VECTOR_PRODUCTS",
+)
+# Seconds that an implementation of the kernel may take, compile included.
+KERNEL_LIMIT = 90
+# A child that takes longer than this many seconds hangs.
+LIMIT = 1800
+
+
+class Part(NamedTuple):
+    """What a part is about, and a function from the scale (quick or not) to its cases."""
+
+    about: str
+    cases: callable
+
+
+def _problems(quick):
+    return QUICK_PROBLEMS if quick else PAPER_PROBLEMS
+
+
+def _problem(name, quick):
+    return {"name": name} | _problems(quick)[name]
+
+
+def _steps(quick):
+    return [
+        {"title": f"{name}, {model}", "problem": _problem(name, quick), "model": model}
+        for name in (FC, AVERAGE, FLATTEN, DEEP)
+        for model in MODELS
+    ]
+
+
+def _kernels(quick):
+    return [
+        {"title": f"{name}, {way}", "problem": _problem(name, quick), "way": way, "limit": KERNEL_LIMIT}
+        for name in (FC, AVERAGE, DEEP)
+        for way in KERNEL_WAYS
+        if not (name == DEEP and way.startswith("closed form"))  # it has none
+    ]
+
+
+def _recording(quick):
+    return [
+        {"title": f"{name}, {model}", "problem": _problem(name, quick), "model": model, "steps": 20 if quick else 100}
+        for name, model in ((FC, "f_quad"), (FC, "f"), (AVERAGE, "f_quad"))
+    ]
+
+
+def _training(quick):
+    rates = PAPER_RATES[::4] if quick else PAPER_RATES
+    return {"rates": rates, "steps": 30 if quick else 600, "n_test": 32 if quick else 2000, "record_every": 10}
+
+
+def _curve(quick):
+    return [{"title": "FC 2b, f_lin", "problem": _problem(FC, quick), "models": ["f_lin"], **_training(quick)}]
+
+
+def _sweep(quick):
+    settings = {"problem": _problem(FC, quick), "models": MODELS, **_training(quick)}
+    return [{"title": "figure 2b", "real_data": not quick, **settings}]
+
+
+def _share(quick):
+    return [{"title": "FC 2b", "problem": _problem(FC, quick), "square": 128 if quick else 4096}]
+
+
+def _growth(quick):
+    examples, widths = ((8, 16), (16, 32)) if quick else ((64, 128, 256, 512), (1250, 2500, 5000, 10000))
+    small = {"name": "small", "kind": "two_layer_fc", "width": 16, "n": 16, "shape": [64]}
+    between = {"name": "between", "kind": "two_layer_fc", "width": 96, "n": 32, "shape": [256]}
+    medium = {"name": "medium", "kind": "two_layer_fc", "width": 128, "n": 64, "shape": [256]}
+    sizes = [(small, 50)] if quick else [(small, 2000), (between, 1000), (medium, 500), (_problem(FC, quick), 60)]
+    runs = (1, 4) if quick else (1, 4, 13)
+    shape = [96] if quick else [3072]
+    grid = [{"kind": "two_layer_fc", "width": m, "n": n, "shape": shape} for n in examples for m in widths]
+    together = [
+        {"title": f"runs side by side, {size['name']}", "problem": size, "steps": steps, "runs": runs}
+        for size, steps in sizes
+    ]
+    seeds = {"title": "seeds side by side, small", "problem": small, "steps": sizes[0][1], "seeds": runs[1:]}
+    return [{"title": "examples and width", "grid": grid}, *together, seeds]
+
+
+def _general(quick):
+    return [{"title": name, "problem": _problem(name, quick)} for name in ("plain tanh", DEEP)]
+
+
+PARTS = {
+    "steps": Part(
+        "One step of gradient descent on all training examples, as `nqm.train` computes it and by `jax.grad`, by"
+        " neural-tangents' expansions and by PyTorch, all jitted where there is a jit and with everything passed as"
+        " arguments. *First step* is from the call, compile included; for this package it is a whole"
+        " `nqm.train(..., steps=1)`, which evaluates the model twice. *Difference* is that of the predictions after two"
+        " steps from the first row's, relative to their largest value (float32).",
+        _steps,
+    ),
+    "kernels": Part(
+        "The empirical tangent kernel on all training examples. *Closed form* is what a run's records cost, once its"
+        " model is bound to the inputs. The Frobenius norm shows that all compute the same.",
+        _kernels,
+    ),
+    "recording": Part(
+        "A whole run without records, and one that records `lambda_1`, `lambda_2`, `projection_1`, `R_f` and `R_K`"
+        " every 10 steps; compile excluded.",
+        _recording,
+    ),
+    "curve": Part(
+        "All learning rates of `f_lin` from the arrays to the losses in one go, compile included: critical rate,"
+        " binding, training and test losses every 10 steps. Random data of CIFAR-10's shape.",
+        _curve,
+    ),
+    "sweep": Part("Figure 2b, `f`, `f_lin` and `f_quad` at all learning rates, compile included.", _sweep),
+    "share": Part(
+        "How much of the machine's rate of matrix products a step reaches. *Operations* are counted from the formulas:"
+        " two products of 2 n n m in the span of the n inputs and 6 n m for the readout; elementwise work"
+        " is not counted. The rates of products are the best of the repeats.",
+        _share,
+    ),
+    "growth": Part(
+        "How a step of `f_quad` in the span of the inputs grows with n and m, and what running side by side gains."
+        " `SMALL_STATE` in `nqm_tools/sweeps/_compute.py` is from here.",
+        _growth,
+    ),
+    "general": Part(
+        "Value and gradient of `f_quad` for any function. A: `nt.taylor_expand` for the value, `jvp` of `grad` for the"
+        " gradient. B: reverse over `nt.taylor_expand`. C: `jvp` of `jvp` for the value, reverse over the inner `jvp`"
+        " for the gradient.",
+        _general,
+    ),
+}

@@ -1,0 +1,115 @@
+"""How a step grows with examples and width, its share of the machine's rate, and what running side by side gains."""
+
+import functools
+import statistics
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks.measure import fair_rate, follow, repeated, timed
+from benchmarks.problems import make_data, make_model, make_network, make_params
+from benchmarks.steps import package_step
+from benchmarks.training import run_side_by_side
+from nqm_tools.training import check_method, prepare
+
+TOGETHER = "Per run and step, side by side and one by one"
+
+
+def measure_growth(case):
+    if "grid" in case:
+        for problem in case["grid"]:
+            seconds, _ = _step(problem, "f_quad")
+            yield "A step by n and m", {"n": problem["n"], "m": problem["width"], "step": seconds}
+    elif "seeds" in case:
+        yield from _seeds_side_by_side(case)
+    else:
+        yield from _rates_side_by_side(case)
+
+
+def _step(problem, name):
+    """Seconds of a step of a model, and the numbers in its state."""
+    data, network, params = make_data(problem), make_network(problem), make_params(problem)
+    rate = fair_rate(network, params, jnp.asarray(data.x_train), jnp.asarray(data.y_train))
+    state, step = package_step(make_model(name, network, params), data, params, rate)
+    return follow(step, state)[1], _size(state)
+
+
+def _size(state):
+    return sum(leaf.size for leaf in jax.tree.leaves(state))
+
+
+def _prepared(case, seed=0):
+    problem = case["problem"]
+    method = check_method(case["steps"], record=())
+    data, params = make_data(problem, seed=seed), make_params(problem, seed)
+    quad = make_model("f_quad", make_network(problem), params)
+    arrays = prepare(quad, data, method, params=params).arrays
+    rate = fair_rate(make_network(problem), params, arrays["x"], arrays["y"]) * problem["n"] / 20  # mse, and small
+    return method, arrays, rate
+
+
+def _rates_side_by_side(case):
+    method, arrays, rate = _prepared(case)
+    for runs in case["runs"]:
+        rates = [rate * (1 + run / runs) for run in range(runs)]
+        together = functools.partial(run_side_by_side, arrays, rates, method)
+        apart = [functools.partial(run_side_by_side, arrays, [each], method) for each in rates]
+        yield TOGETHER, _row(case, "rates", _size(arrays["state0"]), method, together, apart)
+
+
+def _seeds_side_by_side(case):
+    prepared = [_prepared(case, seed) for seed in range(max(case["seeds"]))]
+    method, first, _ = prepared[0]
+    for runs in case["seeds"]:
+        problems, rates = zip(*((arrays, rate) for _, arrays, rate in prepared[:runs]), strict=True)
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *problems)
+        together = functools.partial(run_side_by_side, stacked, rates, method, stacked=True)
+        pairs = zip(problems, rates, strict=True)
+        apart = [functools.partial(run_side_by_side, arrays, [rate], method) for arrays, rate in pairs]
+        yield TOGETHER, _row(case, "seeds", _size(first["state0"]), method, together, apart)
+
+
+def _row(case, differ, state, method, together, apart):
+    def one_by_one():
+        return [run() for run in apart]
+
+    outcomes, _ = timed(together)
+    timed(one_by_one)
+    if not all(outcome.stopped == "finished" for outcome in outcomes):
+        raise RuntimeError("a run diverged, so that its steps cannot be counted")
+    runs = len(apart)
+
+    def each(function):
+        return {"seconds": [seconds / runs / (method.steps + 1) for seconds in repeated(function)["seconds"]]}
+
+    together, apart = each(together), each(one_by_one)
+    gain = statistics.median(apart["seconds"]) / statistics.median(together["seconds"])
+    row = {"size": case["problem"]["name"], "state": state, "runs": runs, "differ in": differ}
+    return row | {"side by side": together, "one by one": apart, "gain": gain}
+
+
+def measure_share(case):
+    """Products of the step's own shapes, a large square one, then steps."""
+    problem, square = case["problem"], case["square"]
+    n, m = problem["n"], problem["width"]
+    best = 0.0
+    for a, b, c in ((n, n, m), (square, square, square)):
+        left, right = jax.random.normal(jax.random.key(0), (a, b)), jax.random.normal(jax.random.key(1), (b, c))
+        timed(_product, left, right)
+        row = _rate(f"product of {a} x {b} and {b} x {c}", 2 * a * b * c, repeated(_product, left, right))
+        best = max(best, row["GFLOP/s, fastest"])
+        yield "Rates", row
+    for name in ("f", "f_quad"):
+        row = _rate(f"a step of {name}", 4 * n * n * m + 6 * n * m, _step(problem, name)[0])
+        yield "Rates", row | {"share of the best product": row["GFLOP/s, median"] / best}
+
+
+def _rate(title, operations, time):
+    rates = [operations / seconds / 1e9 for seconds in time["seconds"]]
+    rates = {"GFLOP/s, median": statistics.median(rates), "GFLOP/s, fastest": max(rates)}
+    return {"what": title, "GFLOP": operations / 1e9, "time": time} | rates
+
+
+@jax.jit
+def _product(left, right):
+    return left @ right

@@ -1,0 +1,64 @@
+"""The tangent kernel on all training examples: closed form, the package's function, and neural-tangents' ways."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import neural_tangents as nt
+
+import nqm_tools as nqm
+from benchmarks.measure import out_of_memory, repeated, timed
+from benchmarks.problems import make_data, make_network, make_params
+from nqm_tools.binding import bind
+from nqm_tools.expansions import FunctionModel
+
+# A Jacobian larger than this many bytes is not built.
+MOST_JACOBIAN = 6e9
+
+
+def measure(case):
+    problem, way = case["problem"], case["way"]
+    network, params, x = make_network(problem), make_params(problem), jnp.asarray(make_data(problem).x_train)
+    row = {"problem": problem["name"], "way": way}
+    jacobian = 4 * problem["n"] * sum(leaf.size for leaf in jax.tree.leaves(params))
+    if way == "JACOBIAN_CONTRACTION" and jacobian > MOST_JACOBIAN:
+        yield "Tangent kernel", row | {"note": f"skipped: its Jacobian has {jacobian / 1e9:.0f} GB"}
+        return
+    compute = _ways(way, network, params, x)
+    try:
+        kernel, first = timed(compute)
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        yield "Tangent kernel", row | {"note": "out of memory"}
+        return
+    columns = {"again": repeated(compute), "first call": {"seconds": [first]}, "norm": float(jnp.linalg.norm(kernel))}
+    yield "Tangent kernel", row | columns
+
+
+def _ways(way, network, params, x):
+    if way == "nqm.empirical_ntk":
+        return functools.partial(nqm.empirical_ntk, network, params, x)
+    if way == "closed form, and binding":
+        return functools.partial(_bind_and_compute, network, params, x)
+    if way == "closed form":
+        return functools.partial(_kernel, *_bound(network, params, x))
+    implementation = getattr(nt.NtkImplementation, way)
+    kernel_fn = nt.empirical_ntk_fn(network.apply_fn, vmap_axes=0, trace_axes=(), implementation=implementation)
+    compiled = jax.jit(lambda x, params: kernel_fn(x, None, params))
+    return functools.partial(compiled, x, params)
+
+
+def _bind_and_compute(network, params, x):
+    return _kernel(*_bound(network, params, x))
+
+
+def _bound(network, params, x):
+    """The bound model, its state and features: what a run's records have in hand."""
+    bound = bind(FunctionModel(network), x, params)
+    return bound, bound.encode(params), bound.featurize(x)
+
+
+@jax.jit
+def _kernel(bound, state, features):
+    return bound.kernel(state, features)
