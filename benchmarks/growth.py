@@ -20,8 +20,6 @@ def measure_growth(case):
         for problem in case["grid"]:
             seconds, _ = _step(problem, "f_quad")
             yield "A step by n and m", {"n": problem["n"], "m": problem["width"], "step": seconds}
-    elif "seeds" in case:
-        yield from _seeds_side_by_side(case)
     else:
         yield from _rates_side_by_side(case)
 
@@ -54,22 +52,10 @@ def _rates_side_by_side(case):
         rates = [rate * (1 + run / runs) for run in range(runs)]
         together = functools.partial(run_side_by_side, arrays, rates, method)
         apart = [functools.partial(run_side_by_side, arrays, [each], method) for each in rates]
-        yield TOGETHER, _row(case, "rates", _size(arrays["state0"]), method, together, apart)
+        yield TOGETHER, _row(case, _size(arrays["state0"]), method, together, apart)
 
 
-def _seeds_side_by_side(case):
-    prepared = [_prepared(case, seed) for seed in range(max(case["seeds"]))]
-    method, first, _ = prepared[0]
-    for runs in case["seeds"]:
-        problems, rates = zip(*((arrays, rate) for _, arrays, rate in prepared[:runs]), strict=True)
-        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *problems)
-        together = functools.partial(run_side_by_side, stacked, rates, method, stacked=True)
-        pairs = zip(problems, rates, strict=True)
-        apart = [functools.partial(run_side_by_side, arrays, [rate], method) for arrays, rate in pairs]
-        yield TOGETHER, _row(case, "seeds", _size(first["state0"]), method, together, apart)
-
-
-def _row(case, differ, state, method, together, apart):
+def _row(case, state, method, together, apart):
     def one_by_one():
         return [run() for run in apart]
 
@@ -84,7 +70,7 @@ def _row(case, differ, state, method, together, apart):
 
     together, apart = each(together), each(one_by_one)
     gain = statistics.median(apart["seconds"]) / statistics.median(together["seconds"])
-    row = {"size": case["problem"]["name"], "state": state, "runs": runs, "differ in": differ}
+    row = {"size": case["problem"]["name"], "state": state, "rates": runs}
     return row | {"side by side": together, "one by one": apart, "gain": gain}
 
 

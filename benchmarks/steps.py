@@ -57,7 +57,7 @@ def general_ways(name, model, x, y, rate):
     plain = as_model(model)
     ways = {GENERAL[name]: functools.partial(grad_step, plain, x, y, rate)}
     if name == "f_quad":
-        ways["taylor_expand, and jvp of grad"] = functools.partial(bound_step, plain, x, y, rate)
+        ways["jvp of jvp, and reverse over jvp"] = functools.partial(bound_step, plain, x, y, rate)
     return ways
 
 

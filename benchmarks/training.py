@@ -37,10 +37,10 @@ def _critical_rate(problem, params, data):
     return nqm.critical_learning_rate(nqm.empirical_ntk(make_network(problem), params, data.x_train))
 
 
-def run_side_by_side(arrays, rates, method, stacked=False):
+def run_side_by_side(arrays, rates, method):
     """Runs of ``run_batch`` with a key each."""
     keys = jnp.stack([jax.random.key(0)] * len(rates))
-    return run_batch(arrays, rates, keys, method.scalars, method.settings, stacked=stacked, progress=False)
+    return run_batch(arrays, rates, keys, method.scalars, method.settings, progress=False)
 
 
 def measure_rates(case):

@@ -1,4 +1,4 @@
-"""The compiled loop of gradient descent: one run, or a batch of runs that differ in learning rate, seed or start.
+"""The compiled loop of gradient descent: one run, or a batch of runs that differ in learning rate (and random key).
 
 Everything big is an argument of the compiled chunk of steps: arrays that a jitted function closes over would be folded
 into it as constants, which takes XLA minutes on wide networks. How many steps, how often to record and the learning
@@ -15,9 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
-from nqm_tools._recording import record_values, squared_loss
+from nqm_tools._recording import needs_eigenvalues, record_values, squared_loss
 from nqm_tools.kernels import gradient_scale
 
 # Losses of a chunk are kept on the device in a buffer of this many steps.
@@ -47,14 +48,13 @@ class _Batch(NamedTuple):
     keys: jax.Array
 
 
-def run_batch(problem, rates, keys, scalars, settings, *, stacked=False, description="", progress=None):
+def run_batch(problem, rates, keys, scalars, settings, *, description="", progress=None):
     """Train the runs of a batch side by side.
 
     Parameters
     ----------
     problem : dict
-        What :func:`nqm_tools.training.prepare` makes, shared by all runs; if ``stacked``, its arrays have a leading
-        axis of runs.
+        What :func:`nqm_tools.training.prepare` makes; shared by all runs.
     rates, keys
         One learning rate and one random key a run.
     scalars : dict
@@ -68,16 +68,23 @@ def run_batch(problem, rates, keys, scalars, settings, *, stacked=False, descrip
         In the order of ``rates``. A run whose loss is no longer finite is frozen there, and dropped from the batch as
         soon as half of the rows are idle.
     """
+    if not needs_eigenvalues(settings["record"]):
+        return _run(problem, rates, keys, scalars, settings, description, progress)
+    # LAPACK's threads and XLA's wait for each other: inside the loop, eigenvalues took twenty times as long.
+    with threadpool_limits(1, user_api="blas"):
+        return _run(problem, rates, keys, scalars, settings, description, progress)
+
+
+def _run(problem, rates, keys, scalars, settings, description, progress):
     steps, runs = scalars["steps"], len(rates)
     sharding = _sharding(runs)
-    batch, problem, slots = _start(problem, rates, keys, settings["with_momentum"], stacked, sharding)
+    batch, problem, slots = _start(problem, rates, keys, settings["with_momentum"], sharding)
     done, chunks, ended = 0, [], {}
     size, interrupted = 1, False
     bar = _Bar(steps, description, progress)
 
     def advance(stop, scalars):
-        kind = "single" if len(batch.rates) == 1 else ("stacked" if stacked else "shared")
-        after, reached, values = _chunk(problem, batch, done, stop, scalars, kind=kind, **settings)
+        after, reached, values = _chunk(problem, batch, done, stop, scalars, **settings)
         # JAX returns before the work is done; this waits.
         chunk = _Chunk(
             slots, done, int(reached), jax.device_get(values), np.asarray(after.counts), np.asarray(after.alive)
@@ -88,11 +95,11 @@ def run_batch(problem, rates, keys, scalars, settings, *, stacked=False, descrip
         while done <= steps and len(slots):
             began = time.perf_counter()
             after, chunk = advance(min(done + size, steps + 1), scalars)
-            kept = _compact(after, problem, chunk, stacked, sharding)
+            kept = _compact(after, chunk, sharding)
             over = chunk.ended(steps)
             states = {run: jax.tree.map(lambda leaf, s=slot: leaf[s], after.state) for slot, run in over.items()}
             # Until here Ctrl-C leaves everything as it was before the chunk; what belongs together moves on in one go.
-            (batch, problem, slots), done, chunks, ended = kept, chunk.stop, [*chunks, chunk], ended | states
+            (batch, slots), done, chunks, ended = kept, chunk.stop, [*chunks, chunk], ended | states
             bar.move_to(min(done, steps))
             seconds = time.perf_counter() - began
             size = min(CHUNK, max(1, int(size * min(4, SECONDS_A_CHUNK / max(seconds, 1e-6)))))
@@ -154,26 +161,22 @@ def _sharding(runs):
     )
 
 
-def _start(problem, rates, keys, with_momentum, stacked, sharding):
+def _start(problem, rates, keys, with_momentum, sharding):
     runs = len(rates)
-    state = problem["state0"]
-    if not stacked:
-        state = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[None], (runs, *leaf.shape)), state)
-    dtype = problem["y"].dtype
+    state = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[None], (runs, *leaf.shape)), problem["state0"])
     batch = _Batch(
         state=state,
         velocity=jax.tree.map(jnp.zeros_like, state) if with_momentum else None,
         alive=jnp.ones(runs, bool),
         counts=jnp.zeros(runs, jnp.int32),
-        rates=jnp.asarray(rates, dtype),
+        rates=jnp.asarray(rates, problem["y"].dtype),
         keys=keys,
     )
     slots = np.arange(runs)
     if sharding is None:
         return batch, problem, slots
-    if not stacked:
-        problem = jax.device_put(problem, NamedSharding(sharding.mesh, PartitionSpec()))
-    return *_select(batch, problem, slots, _rounded_up(runs, sharding), stacked, sharding), slots
+    problem = jax.device_put(problem, NamedSharding(sharding.mesh, PartitionSpec()))
+    return _select(batch, slots, _rounded_up(runs, sharding), sharding), problem, slots
 
 
 def _rounded_up(rows, sharding):
@@ -181,30 +184,27 @@ def _rounded_up(rows, sharding):
     return -(-rows // devices) * devices
 
 
-def _compact(batch, problem, chunk, stacked, sharding):
+def _compact(batch, chunk, sharding):
     """Drop finished rows once half of them are idle; sizes are powers of two, so that few are ever compiled.
 
     (The losses of a row that is no longer alive are not counted, so a row that stays after its end does no harm.)
     """
     living = np.flatnonzero(chunk.alive[: len(chunk.slots)])
     if not len(living):
-        return batch, problem, living
+        return batch, living
     rows = _rounded_up(1 << (len(living) - 1).bit_length(), sharding)
     if rows > len(chunk.alive) // 2:
-        return batch, problem, chunk.slots
-    return *_select(batch, problem, living, rows, stacked, sharding), chunk.slots[living]
+        return batch, chunk.slots
+    return _select(batch, living, rows, sharding), chunk.slots[living]
 
 
-def _select(batch, problem, living, rows, stacked, sharding):
+def _select(batch, living, rows, sharding):
     """The rows ``living``, filled up to ``rows`` with copies of the first that are not alive."""
     filled = np.concatenate([living, np.full(rows - len(living), living[0])])
-
-    def pick(tree):
-        picked = jax.tree.map(lambda leaf: leaf[filled], tree)
-        return picked if sharding is None else jax.device_put(picked, sharding)  # rows are a multiple of devices
-
-    batch = pick(batch)
-    return batch._replace(alive=batch.alive & (np.arange(rows) < len(living))), pick(problem) if stacked else problem
+    batch = jax.tree.map(lambda leaf: leaf[filled], batch)
+    if sharding is not None:
+        batch = jax.device_put(batch, sharding)  # rows are a multiple of devices
+    return batch._replace(alive=batch.alive & (np.arange(rows) < len(living)))
 
 
 class _Bar:
@@ -230,27 +230,26 @@ class _Bar:
             self.bar.close()
 
 
-@functools.partial(jax.jit, static_argnames=("loss", "batch_size", "with_momentum", "record", "kind"))
-def _chunk(problem, batch, start, stop, scalars, *, loss, batch_size, with_momentum, record, kind):
+@functools.partial(jax.jit, static_argnames=("loss", "batch_size", "with_momentum", "record"))
+def _chunk(problem, batch, start, stop, scalars, *, loss, batch_size, with_momentum, record):
     """Evaluate, record and update at steps ``start .. stop - 1``; stop early when no run's loss is finite.
 
     The update of step ``scalars["steps"]`` is suppressed, so the state ends where the last loss was taken.
     """
-    n, dtype = problem["y"].shape[-2], problem["y"].dtype
+    bound, features, y = problem["bound"], problem["features"], problem["y"]
+    n, dtype = len(y), y.dtype
     scale = gradient_scale(loss, n if batch_size is None else batch_size)
     columns = ("train_loss", *record)
 
-    def advance(problem, state, velocity, rate, key, t):
+    def advance(state, velocity, rate, key, t):
         """The loss of one run, and where a step takes it."""
-        bound, features, y = problem["bound"], problem["features"], problem["y"]
         if batch_size is None:
             prediction, pullback = bound.value_and_pullback(state, features)
             gradient = pullback(prediction - y)
         else:
             prediction = bound.predict(state, features)
             rows = batch_rows(key, t, n, batch_size)
-            features = jax.tree.map(lambda leaf: leaf[rows], features)
-            value, pullback = bound.value_and_pullback(state, features)
+            value, pullback = bound.value_and_pullback(state, jax.tree.map(lambda leaf: leaf[rows], features))
             gradient = pullback(value - y[rows])
         step = (scale * rate).astype(dtype)
         if with_momentum:
@@ -261,7 +260,7 @@ def _chunk(problem, batch, start, stop, scalars, *, loss, batch_size, with_momen
             state = jax.tree.map(lambda s, g: s - step * g, state, gradient)
         return squared_loss(prediction - y, loss), state, velocity
 
-    def recorded(problem, state, rate):
+    def recorded(state, rate):
         return record_values(problem, loss, record, state, rate)
 
     def condition(loop):
@@ -271,7 +270,7 @@ def _chunk(problem, batch, start, stop, scalars, *, loss, batch_size, with_momen
     def body(loop):
         t, batch, buffers = loop
         per_run = (batch.state, batch.velocity, batch.rates, batch.keys)
-        losses, state, velocity = _each(advance, kind)(problem, *per_run, t)
+        losses, state, velocity = _each(advance, len(batch.rates))(*per_run, t)
         finite = batch.alive & jnp.isfinite(losses)
         due = (t % scalars["record_every"] == 0) | (t == scalars["steps"]) | jnp.any(batch.alive & ~finite)
 
@@ -279,7 +278,7 @@ def _chunk(problem, batch, start, stop, scalars, *, loss, batch_size, with_momen
             return {name: jnp.full(losses.shape, jnp.nan, dtype) for name in record}
 
         def everything(state):
-            return _each(recorded, kind)(problem, state, batch.rates)
+            return _each(recorded, len(batch.rates))(state, batch.rates)
 
         values = {"train_loss": losses} | jax.lax.cond(due, everything, nothing, batch.state)
         buffers = {name: buffers[name].at[t - start].set(values[name]) for name in columns}
@@ -298,21 +297,23 @@ def _chunk(problem, batch, start, stop, scalars, *, loss, batch_size, with_momen
     return batch, reached, buffers
 
 
-def _each(function, kind):
-    """``function(problem, *a run's arrays, ...)`` over the rows of a batch."""
-    if kind == "single":
+def _each(function, runs):
+    """``function(*a run's arrays, ...)`` over the rows of a batch.
 
-        def alone(problem, *rows):
-            rows = [jax.tree.map(lambda leaf: leaf[0], row) if _first(row).ndim else row for row in rows]
-            return jax.tree.map(lambda leaf: leaf[None], function(problem, *rows))
+    A batch of one is computed without a batch axis, which XLA's CPU matrix products handle less well.
+    """
+    if runs > 1:
 
-        return alone
+        def side_by_side(*rows):
+            return jax.vmap(function, in_axes=tuple(0 if _first(row).ndim else None for row in rows))(*rows)
 
-    def side_by_side(problem, *rows):
-        axes = [0 if _first(row).ndim else None for row in rows]
-        return jax.vmap(function, in_axes=(0 if kind == "stacked" else None, *axes))(problem, *rows)
+        return side_by_side
 
-    return side_by_side
+    def alone(*rows):
+        rows = [jax.tree.map(lambda leaf: leaf[0], row) if _first(row).ndim else row for row in rows]
+        return jax.tree.map(lambda leaf: leaf[None], function(*rows))
+
+    return alone
 
 
 def _first(tree):

@@ -37,6 +37,15 @@ def check_eigenvalues(record, rows):
             raise ValueError(f"record: {name} asks for more eigenvalues than the kernel has, {rows}")
 
 
+def needs_eigenvalues(record):
+    """Whether a column of ``record`` takes a decomposition of the kernel."""
+    return any(_is_spectral(name) for name in record)
+
+
+def _is_spectral(name):
+    return _is_numbered(name) or name in ("R_f", "R_K")
+
+
 def _is_numbered(name):
     return name.startswith(("lambda_", "projection_"))
 
@@ -56,9 +65,8 @@ def record_values(problem, loss, record, state, rate):
         values |= _test_values(problem, loss, state)
     if "distance" in record:
         values["distance"] = problem["bound"].distance(state, problem["state0"])
-    spectral = [name for name in record if _is_numbered(name) or name in ("R_f", "R_K")]
-    if spectral:
-        values |= _spectral_values(problem, loss, spectral, state, rate)
+    if needs_eigenvalues(record):
+        values |= _spectral_values(problem, loss, [name for name in record if _is_spectral(name)], state, rate)
     return {name: values[name].astype(problem["y"].dtype) for name in record}
 
 
@@ -103,7 +111,7 @@ def current_kernel(problem, state):
     """The tangent kernel (n, n, k, k) on the training inputs: in closed form where there is one."""
     bound = problem["bound"]
     if bound.kernel is None:
-        return tangent_kernel(problem["model"], bound.decode(state), problem["x"], problem["x"])
+        return tangent_kernel(problem["model"], bound.decode(state), problem["x"])
     return bound.kernel(state, problem["features"])
 
 

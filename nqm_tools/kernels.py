@@ -67,12 +67,15 @@ def empirical_ntk(f, params, x1, x2=None):
     model, x1, k = check_model(f, params, x1, "x1")
     if x2 is not None:
         _, x2, _ = check_model(f, params, x2, "x2")
-    kernel = _jitted_tangent_kernel(model, params, x1, x1 if x2 is None else x2)
+    kernel = _jitted_tangent_kernel(model, params, x1, x2)
     return kernel[:, :, 0, 0] if k == 1 else kernel
 
 
-def tangent_kernel(model, params, x1, x2):
-    """The (n1, n2, k, k) kernel of a :class:`~nqm_tools.expansions.Model`, traceable and unchecked."""
+def tangent_kernel(model, params, x1, x2=None):
+    """The (n1, n2, k, k) kernel of a :class:`~nqm_tools.expansions.Model`, traceable and unchecked.
+
+    ``x2 = None`` means x1, and costs half.
+    """
     return _tangent_kernel(model, isinstance(getattr(model, "f", None), Network), params, x1, x2)
 
 
@@ -129,7 +132,7 @@ def top_eigenpairs(f, params, x, k=1):
     if k > rows:
         raise ValueError(f"k must be at most n times the number of outputs, {rows}; got {k}")
     if rows <= DENSE_ROWS or k >= rows - 1:
-        matrix = kernel_matrix(_jitted_tangent_kernel(model, params, x, x))
+        matrix = kernel_matrix(_jitted_tangent_kernel(model, params, x))
         eigenvalues, eigenvectors = np.linalg.eigh(np.asarray(matrix))
     else:
 
@@ -337,7 +340,7 @@ def _kernel_step(quad, params, x, y, rate):
         value, slope = jax.jvp(lambda p: quad(p, x), (p,), (direction,))
         return jnp.concatenate([value, slope], axis=1)
 
-    blocks = _tangent_kernel(stacked, isinstance(quad.f, Network), params, x, x)
+    blocks = _tangent_kernel(stacked, isinstance(quad.f, Network), params, x, None)
     ff, fg = blocks[:, :, :k, :k], blocks[:, :, :k, k:]
     gf, gg = blocks[:, :, k:, :k], blocks[:, :, k:, k:]
     r_f = rate**2 / 2 * gf

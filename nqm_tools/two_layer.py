@@ -52,7 +52,7 @@ class TwoLayerNetwork(Model):
     def _jacobian(self, state, features):
         first, readout = jax.tree.leaves(state)
         value, slope = value_and_slope(self.f, _hidden(self.scale, first, features))
-        return features[0], slope[:, :, None] * readout, value
+        return features[0], slope[:, None, :] * readout.T, value
 
 
 @pytree_model
@@ -96,9 +96,9 @@ class TwoLayerQuadratic(Model):
 
     def _jacobian(self, state, features):
         moved, b, readout, readout0, curvature = self._parts(state, features)
-        a = features[2][:, :, None] * readout
+        a = features[2][:, None, :] * readout.T
         if curvature is not None:
-            a += (curvature * moved)[:, :, None] * readout0
+            a += (curvature * moved)[:, None, :] * readout0.T
         return features[0], a, b
 
 
@@ -125,9 +125,11 @@ def _both(jacobian, features, others):
 
 
 def _kernel(scale, jacobians, others):
-    """(n1, n2, k, k) from the inputs in the span, A (n, m, k) and B (n, m); one of the two lies in the span whole."""
+    """(n1, n2, k, k) from the inputs in the span, A (n, k, m) and B (n, m); one of the two lies in the span whole."""
     (x1, a1, b1), (x2, a2, b2) = jacobians, others
-    width, outputs = a1.shape[1:]
-    gram = (x1 @ x2.T)[:, :, None, None] * scale**2
-    first = gram * jnp.einsum("imk,jml->ijkl", a1, a2)
-    return (first + (b1 @ b2.T)[:, :, None, None] * jnp.eye(outputs, dtype=b1.dtype)) / width
+    outputs, width = a1.shape[1:]
+    # As one product of matrices: with more axes XLA takes a slow path inside the compiled loop.
+    first = (a1.reshape(-1, width) @ a2.reshape(-1, width).T).reshape(len(a1), outputs, len(a2), outputs)
+    first *= (x1 @ x2.T)[:, None, :, None] * scale**2
+    second = (b1 @ b2.T)[:, :, None, None] * jnp.eye(outputs, dtype=b1.dtype)
+    return (first.transpose(0, 2, 1, 3) + second) / width

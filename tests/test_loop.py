@@ -1,4 +1,4 @@
-"""A batch of runs is the same runs one by one: rates side by side, seeds side by side, and on several devices."""
+"""A batch of runs is the same runs one by one, on one device and on several."""
 
 import subprocess
 import sys
@@ -24,8 +24,8 @@ def problem(seed=0, batch_size=None, momentum=0.0, record=("test_loss", "lambda_
     return net, params, data, eta, method
 
 
-def batch(problems, rates, keys, method, stacked=False):
-    return _loop.run_batch(problems, rates, keys, method.scalars, method.settings, stacked=stacked)
+def batch(arrays, rates, keys, method):
+    return _loop.run_batch(arrays, rates, keys, method.scalars, method.settings)
 
 
 def assert_same(outcome, run, rtol=1e-9):
@@ -63,31 +63,6 @@ def test_rates_side_by_side_are_the_runs_one_by_one(x64, name, method):
         decoded = prepared.arrays["bound"].decode(outcome.state)
         if outcome.stopped == "finished":
             jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-9), decoded, run.params)
-
-
-def test_seeds_side_by_side_are_the_runs_one_by_one(x64):
-    prepared, runs, rates = [], [], []
-    for seed in range(3):
-        net, params, data, eta, settings = problem(seed, batch_size=5)
-        quad = nqm.quadraticize(net, params)
-        prepared.append(training.prepare(quad, data, settings, params=params).arrays)
-        rates.append(0.5 * eta)
-        runs.append(
-            nqm.train(
-                quad,
-                data,
-                learning_rate=rates[-1],
-                steps=60,
-                batch_size=5,
-                seed=seed,
-                record_every=7,
-                record=settings.record,
-            )
-        )
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *prepared)
-    keys = jnp.stack([jax.random.key(seed) for seed in range(3)])
-    for outcome, run in zip(batch(stacked, rates, keys, settings, stacked=True), runs, strict=True):
-        assert_same(outcome, run)
 
 
 def test_a_run_that_is_over_stays_where_it_was(x64):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import nqm_tools as nqm
-from nqm_tools import networks
+from nqm_tools import _loop, networks
 
 
 def one_example(label, width=200):
@@ -75,6 +75,58 @@ def test_a_model_that_never_diverges_has_no_unstable_rate():
     # Its kernel is w^2 / (1 + w^2)^3: no step leads further than the bounded output.
     found = nqm.max_stable_learning_rate(lambda w, x: x * jnp.sin(w), data, steps=20, params=jnp.full(1, 1.2))
     assert found.stable > 0
+
+
+def test_a_network_that_comes_back_from_any_rate_has_no_unstable_one(x64):
+    # A step that is too long shuts a ReLU network's gates, and at y = 0 that is right.
+    net, params, data = one_example(0.0)
+    found = nqm.max_stable_learning_rate(net, data, steps=300, params=params)
+    assert found.unstable == np.inf
+    assert found.stable == 64 * found.critical
+
+
+def test_the_theory_is_that_of_where_the_run_starts(x64):
+    net, params, data = one_example(1.0)
+    quad, start = nqm.quadraticize(net, params), net.init(jax.random.key(7), data.x_train.shape)
+    found = nqm.max_stable_learning_rate(quad, data, steps=2000, params=start, tolerance=0.001)
+    assert found.stable < found.theory < found.unstable
+    assert found.theory != pytest.approx(nqm.max_stable_learning_rate(quad, data, steps=9).theory, rel=0.01)
+
+
+@pytest.mark.parametrize("tolerance", [0.9, 0.6, 0.3, 0.02])
+def test_the_bracket_is_as_narrow_as_asked_for(tolerance):
+    net, params, data = one_example(1.0)
+    found = nqm.max_stable_learning_rate(nqm.linearize(net, params), data, steps=50, tolerance=tolerance)
+    assert 0 < found.unstable - found.stable <= tolerance * found.stable
+
+
+def test_all_runs_share_one_compilation():
+    net, params, data = one_example(0.3, width=33)
+    before = _loop._chunk._cache_size()
+    nqm.max_stable_learning_rate(nqm.quadraticize(net, params), data, steps=100)
+    assert _loop._chunk._cache_size() == before + 1
+
+
+def test_ctrl_c_ends_the_search(monkeypatch):
+    net, params, data = one_example(1.0)
+    calls, chunk = [], _loop._chunk
+
+    def interrupt(*args, **kwargs):
+        calls.append(args)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return chunk(*args, **kwargs)
+
+    monkeypatch.setattr(_loop, "_chunk", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        nqm.max_stable_learning_rate(nqm.quadraticize(net, params), data, steps=100)
+    assert len(calls) == 5  # one more, with which the loop ends its run
+
+
+def test_a_loss_that_is_infinite_at_the_start_is_refused():
+    net, params, data = one_example(1e30)
+    with pytest.raises(ValueError, match="the loss at the start is inf, so that no learning rate is stable"):
+        nqm.max_stable_learning_rate(nqm.linearize(net, params), data, steps=10)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from nqm_tools.training import Method, check_method, initial_kernel, prepare
 
 # On a CPU, states of up to this many numbers are faster side by side; beyond, matrix products fill it by themselves.
 # `make bench` writes the measurement.
-SMALL_STATE = 4096
+SMALL_STATE = 2048
 # An accelerator's memory is shared with the products of a step, each a few times the size of the state.
 STATES_A_RUN = 8
 
@@ -34,7 +34,10 @@ def compute(group):
         provenance["traceback"] = traceback.format_exc()
     else:
         provenance["data"] = setting.data.provenance
-        rows = [_row(group.settings, key, setting.critical, run) for key, run in zip(group.keys, runs, strict=True)]
+        rows = [
+            _row(group.settings, key, setting.critical, rate, run)
+            for key, rate, run in zip(group.keys, group.rates, runs, strict=True)
+        ]
     return rows, provenance | {"seconds": round(time.perf_counter() - began, 3)}
 
 
@@ -127,13 +130,14 @@ def _runs_at_once(arrays, runs):
     return max(1, min(runs, len(devices) * int(memory / 2 / one)))
 
 
-def _row(settings, key, critical, run):
+def _row(settings, key, critical, rate, run):
     diverged = run.stopped.startswith("diverged")
     return (
         _columns(settings)
         | {
             "learning_rate": run.learning_rate,
-            "learning_rate_ratio": run.learning_rate / critical,
+            # As it was given, to the bit, so that the runs of several seeds can be grouped by it.
+            "learning_rate_ratio": rate if settings["unit"] == "critical" else run.learning_rate / critical,
             "critical_learning_rate": critical,
             **{
                 name: run.summary[name] for name in ("regime", "peak_loss", "final_loss", "best_test_loss", "best_step")

@@ -5,6 +5,7 @@ import functools
 import hashlib
 import inspect
 import json
+import numbers
 import pathlib
 import tomllib
 from typing import NamedTuple
@@ -92,22 +93,19 @@ class Sweep:
     ):
         if not isinstance(name, str):
             raise TypeError(f"name must be text; got {name!r}")
-        models = _listed("models", models)
-        for model in models:
-            check_choice("each of models", model, MODELS)
-        if isinstance(seeds, int) and not isinstance(seeds, bool):
+        if isinstance(seeds, numbers.Integral) and not isinstance(seeds, bool):
             seeds = range(check_whole("seeds", seeds))
-        _check_keys("training", training, inspect.signature(check_method).parameters, required=("steps",))
+        _check_training(training)
         values = {
             "name": name,
-            "data": tuple(_complete("data", settings, DATASETS) for settings in _listed("data", data)),
-            "network": tuple(_complete("network", settings, NETWORKS) for settings in _listed("network", network)),
-            "models": models,
-            "learning_rates": tuple(
-                check_rate("each of learning_rates", rate) for rate in _listed("learning_rates", learning_rates)
+            "data": _listed("data", data, lambda what, value: _complete(what, value, DATASETS)),
+            "network": _listed("network", network, lambda what, value: _complete(what, value, NETWORKS)),
+            "models": _listed("models", models, lambda what, value: check_choice(f"each of {what}", value, MODELS)),
+            "learning_rates": _listed(
+                "learning_rates", learning_rates, lambda what, value: check_rate(f"each of {what}", value)
             ),
             "unit": check_choice("unit", unit, UNITS),
-            "seeds": tuple(check_whole("each of seeds", seed, minimum=0) for seed in _listed("seeds", seeds)),
+            "seeds": _listed("seeds", seeds, lambda what, value: check_whole(f"each of {what}", value, minimum=0)),
             "training": check_method(**training),
         }
         for field, value in values.items():
@@ -188,15 +186,13 @@ def _data_files(name):
     return {file.path.name: file.md5 for file in _files.locate(name)}
 
 
-def _listed(name, values):
-    """A tuple of what may be one or several; nothing twice."""
-    values = (
-        tuple(values)
-        if isinstance(values, list | tuple | range | jnp.ndarray) or hasattr(values, "tolist")
-        else (values,)
-    )
+def _listed(name, values, check):
+    """A tuple of what may be one or several, each as ``check(name, value)`` returns it; nothing twice."""
+    several = isinstance(values, list | tuple | range) or getattr(values, "ndim", 0) > 0
+    values = tuple(check(name, value) for value in (values if several else (values,)))
     if not values:
         raise ValueError(f"{name} must not be empty")
+    # Of the checked ones, which have their defaults: what is the same may be written in two ways.
     if any(value in values[:i] for i, value in enumerate(values)):
         raise ValueError(f"{name} must not hold anything twice; got {list(values)!r}")
     return values
@@ -226,7 +222,9 @@ def _complete(what, settings, makers):
 def _plain(value, default):
     """As TOML has it: 0 and 0.0 are one value where a number with a point is meant, and so are lists and tuples."""
     if isinstance(value, list | tuple):
-        return list(value)
+        return [_plain(entry, None) for entry in value]
+    if hasattr(value, "tolist"):  # NumPy's and JAX's numbers and arrays
+        return _plain(value.tolist(), default)
     if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     return value
@@ -241,6 +239,10 @@ def _laid_over(content, changes):
         table = isinstance(change, dict) and name != "learning_rates" and name in content
         merged[name] = _laid_over(content[name], change) if table else change
     return merged
+
+
+def _check_training(training):
+    _check_keys("training", training, inspect.signature(check_method).parameters, required=("steps",))
 
 
 def _check_keys(what, given, accepted, required=()):
@@ -267,5 +269,6 @@ def _from_tables(content, scale):
         raise ValueError(f"learning_rates must be a table with one list, {' or '.join(UNITS)}; got {rates!r}")
     if not isinstance(training, dict):
         raise ValueError(f"training must be a table; got {training!r}")
+    _check_training(training)  # here, since the tables are merged: its ``seeds`` would replace the file's
     ((unit, values),) = rates.items()
     return content | training | {"learning_rates": values, "unit": unit}

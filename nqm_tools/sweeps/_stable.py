@@ -86,6 +86,8 @@ def max_stable_learning_rate(model, data, *, steps, loss="mse", params=None, tol
     def is_stable(rate):
         key = jax.random.key(0)[None]
         (outcome,) = whole(run_batch(arrays, [rate], key, method.scalars, method.settings, progress=False))
+        if not math.isfinite(outcome.losses[0]):
+            raise ValueError(f"the loss at the start is {outcome.losses[0]}, so that no learning rate is stable")
         return regime(outcome.losses) != "divergent"
 
     stable, unstable = 0.0, FIRST * critical
@@ -93,7 +95,7 @@ def max_stable_learning_rate(model, data, *, steps, loss="mse", params=None, tol
         stable, unstable = unstable, 2 * unstable
         if unstable > MOST * critical:
             return StableLearningRate(stable, math.inf, critical, _theory(arrays, kernel, critical, method.loss))
-    while unstable - stable > tolerance * unstable:
+    while unstable - stable > tolerance * stable:
         middle = (stable + unstable) / 2
         stable, unstable = (middle, unstable) if is_stable(middle) else (stable, middle)
     return StableLearningRate(stable, unstable, critical, _theory(arrays, kernel, critical, method.loss))
