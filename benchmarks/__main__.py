@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: run the parts, write ``benchmarks.json`` and ``README.md``."""
+"""``python -m benchmarks``: run the parts, write ``benchmarks.json`` and ``README.md``, and the top README's table."""
 
 import argparse
 import pathlib
@@ -21,6 +21,9 @@ def main(arguments=None):
     output = options.output or (HERE.parent / "build" / "benchmarks" if options.quick else HERE / "results")
     results = runner.run(options.only or list(cases.PARTS), options.quick, output / "benchmarks.json", _say)
     (output / "README.md").write_text(report.markdown(results), encoding="utf-8")
+    if options.output is None and not options.quick:
+        readme = HERE.parent / "README.md"
+        readme.write_text(report.put_summary(results, readme.read_text(encoding="utf-8")), encoding="utf-8")
     failed = [case for part in results["parts"].values() for case in part["cases"] if case["status"] == "failed"]
     return 1 if failed else 0
 

@@ -12,6 +12,7 @@ RELATIVE = {
     "A step of f_quad": (("function",), "step"),
 }
 UNITS = ((1, "s"), (1e-3, "ms"))
+MARK = "<!-- benchmarks -->"
 
 
 def markdown(results):
@@ -20,6 +21,41 @@ def markdown(results):
     for name, part in results["parts"].items():
         lines += ["", f"## {name}", "", cases.PARTS[name].about, "", *_part(part)]
     return "\n".join(lines) + "\n"
+
+
+def summary(results):
+    """The table that the top README quotes: a step as the package runs it against the general way."""
+    lines = []
+    for problem, model, rows in _by_problem(results["parts"]["steps"]["cases"]):
+        ours, general = rows[0], rows[1]
+        ratio = statistics.median(general["step"]["seconds"]) / statistics.median(ours["step"]["seconds"])
+        lines.append(
+            {
+                "setting": problem,
+                "model": f"`{model}`",
+                "a step": _median(ours["step"]),
+                "in general": f"{_median(general['step'])} (`{general['way']}`)",
+                "ratio": _number(ratio),
+                "first step": _median(ours["first step"]),
+            }
+        )
+    return table(lines)
+
+
+def _by_problem(part_cases):
+    for case in part_cases:
+        for rows in case["tables"].values():
+            yield rows[0]["problem"], rows[0]["model"], rows
+
+
+def _median(times):
+    return _time([statistics.median(times["seconds"])])
+
+
+def put_summary(results, readme):
+    """The text of a README with the summary between its marks ``<!-- benchmarks -->``."""
+    before, _, after = readme.split(MARK)
+    return f"{before}{MARK}\n" + "\n".join(summary(results)) + f"\n{MARK}{after}"
 
 
 def _machine(results):

@@ -56,7 +56,7 @@ def _doctor(args):
     from nqm_tools import _files
 
     packages = ("jax", "jaxlib", "neural-tangents", "numpy", "scipy", "pandas")
-    optional = ("seaborn", "scikit-learn", "pooch", "jupyterlab", "papermill")
+    optional = ("seaborn", "scikit-learn", "pooch", "pyarrow", "filelock", "distributed", "jupyterlab", "papermill")
     print(f"nqm-tools        {__version__}")
     print(f"python           {platform.python_version()} on {platform.system()} {platform.machine()}")
     for name in packages + optional:

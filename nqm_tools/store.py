@@ -59,7 +59,7 @@ class Store:
         for package in ("pyarrow", "filelock"):  # not after the first hour of the sweep
             _store_file.import_package(package)
         if create:
-            with _refusals(self.folder, "the store {folder} cannot be made: {reason}"):
+            with refusals(self.folder, "the store {folder} cannot be made: {reason}"):
                 self.folder.mkdir(parents=True, exist_ok=True)
             if not os.access(self.folder, os.W_OK | os.X_OK):
                 raise StoreError(f"the store {self.folder} cannot be written to: permission denied")
@@ -94,7 +94,7 @@ class Store:
         runs = sorted((row["key"], row["status"] == "failed") for row in rows)
         path = self.folder / f"{hashlib.sha256(json.dumps(runs).encode()).hexdigest()[:16]}.parquet"
         temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-        with _refusals(self.folder):
+        with refusals(self.folder):
             try:
                 with open(temporary, "xb") as file:
                     file.write(content)
@@ -117,7 +117,7 @@ class Store:
         for file in self._files(set_aside=set_aside):
             keys |= {key for key, status in file.statuses.items() if status != "failed"}
         for path in self.folder.glob(".*.parquet.*.tmp") if set_aside else ():
-            with _refusals(self.folder), contextlib.suppress(FileNotFoundError):
+            with refusals(self.folder), contextlib.suppress(FileNotFoundError):
                 if time.time() - path.stat().st_mtime > ABANDONED:
                     path.unlink()
         return keys
@@ -170,7 +170,7 @@ class Store:
         """
         if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*", name):
             raise ValueError(f"name must be made of letters, digits, '_', '-' and inner dots; got {name!r}")
-        with _refusals(self.folder):
+        with refusals(self.folder):
             (self.folder / "locks").mkdir(exist_ok=True)
         return _store_file.import_package("filelock").FileLock(self.folder / "locks" / f"{name}.lock")
 
@@ -188,7 +188,7 @@ class Store:
 
     def _files(self, tables=False, set_aside=False):
         """Yield the files that are whole and ours (with their tables, if asked), and warn of the others."""
-        with _refusals(self.folder, "the store {folder} cannot be read: {reason}"):  # glob would find nothing, silently
+        with refusals(self.folder, "the store {folder} cannot be read: {reason}"):  # glob would find nothing, silently
             names = sorted(os.listdir(self.folder))
         for path in (self.folder / name for name in names if name.endswith(".parquet") and name[0] != "."):
             try:
@@ -208,7 +208,7 @@ class Store:
                 continue
             warnings.warn(f"{path} {file.problem}. It is left out.", stacklevel=3)
             if set_aside and file.damaged:
-                with _refusals(self.folder), contextlib.suppress(FileNotFoundError):
+                with refusals(self.folder), contextlib.suppress(FileNotFoundError):
                     if _identity(path) == identity:  # else another process has just replaced it
                         os.replace(path, path.with_name(f"{path.name}.corrupt"))
 
@@ -250,7 +250,7 @@ def _series(values):
 
 
 @contextlib.contextmanager
-def _refusals(folder, message="the store {folder} cannot be written to: {reason}. What was finished before is intact."):
+def refusals(folder, message="the store {folder} cannot be written to: {reason}. What was finished before is intact."):
     try:
         yield
     except StoreError:

@@ -132,3 +132,10 @@ def test_the_committed_page_is_what_the_committed_numbers_say(benchmarks):
     assert list(results["parts"]) == list(benchmarks["cases"].PARTS)
     assert page == benchmarks["report"].markdown(results)
     assert_names_no_place(json.dumps(results) + page)
+
+
+@pytest.mark.skipif(not RESULTS.exists(), reason="no results are committed")
+def test_the_readme_quotes_the_committed_numbers(benchmarks):
+    results, _ = read(RESULTS)
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert benchmarks["report"].put_summary(results, readme) == readme

@@ -8,7 +8,7 @@ import threading
 import time
 
 from nqm_tools._store_file import STATUSES
-from nqm_tools.store import Store, _refusals
+from nqm_tools.store import Store, refusals
 from nqm_tools.sweeps._compute import compute, failed_rows
 from nqm_tools.sweeps._settings import Sweep
 
@@ -119,7 +119,7 @@ class _Queue:
 def _acquire(store, lock):
     from filelock import Timeout
 
-    with _refusals(store.folder):  # a full disk may have no room for the lock's file
+    with refusals(store.folder):  # a full disk may have no room for the lock's file
         try:
             lock.acquire(timeout=0)
         except Timeout:
