@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(shell cat requirements.lock setup.cfg pyproject.toml | git hash-object --stdin)
 # Both ends of the declared JAX range, each with a Python that it installs on.
 JAX_ENDS := 3.11:0.9.0 3.13:0.12.0.1
+JAX_TESTS := $(addprefix tests/test_,$(addsuffix .py,compat expansions kernels function_space loop two_layer two_layer_conv))
 
 .PHONY: setup reproduce test test-jax bench lab lint format lock figure clean
 
@@ -36,7 +37,7 @@ test-jax: $(STAMP)
 	  $(BIN)/uv venv --quiet --allow-existing --python $${end%%:*} $$env || exit 1; \
 	  $(BIN)/uv pip install --quiet --python $$env/bin/python --override overrides.txt -e '.[test]' \
 	    jax==$${end#*:} jaxlib==$${end#*:} || exit 1; \
-	  $$env/bin/python -m pytest -q tests/test_compat.py tests/test_expansions.py tests/test_kernels.py || exit 1; \
+	  $$env/bin/python -m pytest -q $(JAX_TESTS) || exit 1; \
 	done
 
 # Half an hour at paper scale; PyTorch joins in where it is installed (it is not in the lock).

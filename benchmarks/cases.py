@@ -136,8 +136,8 @@ PARTS = {
         _recording,
     ),
     "curve": Part(
-        "All learning rates of `f_lin` from the arrays to the losses in one go, compile included: critical rate,"
-        " binding, training and test losses every 10 steps. Random data of CIFAR-10's shape.",
+        "All learning rates of `f_lin` from the arrays to the losses in one go, compile included: binding, critical"
+        " rate, training and test losses every 10 steps. Random data of CIFAR-10's shape.",
         _curve,
     ),
     "sweep": Part("Figure 2b, `f`, `f_lin` and `f_quad` at all learning rates, compile included.", _sweep),

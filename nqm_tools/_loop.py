@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
+from nqm_tools._lapack import one_thread
 from nqm_tools._recording import needs_eigenvalues, record_values, squared_loss
 from nqm_tools.kernels import gradient_scale
 
@@ -70,8 +70,7 @@ def run_batch(problem, rates, keys, scalars, settings, *, description="", progre
     """
     if not needs_eigenvalues(settings["record"]):
         return _run(problem, rates, keys, scalars, settings, description, progress)
-    # LAPACK's threads and XLA's wait for each other: inside the loop, eigenvalues took twenty times as long.
-    with threadpool_limits(1, user_api="blas"):
+    with one_thread():
         return _run(problem, rates, keys, scalars, settings, description, progress)
 
 
@@ -97,7 +96,7 @@ def _run(problem, rates, keys, scalars, settings, description, progress):
             after, chunk = advance(min(done + size, steps + 1), scalars)
             kept = _compact(after, chunk, sharding)
             over = chunk.ended(steps)
-            states = {run: jax.tree.map(lambda leaf, s=slot: leaf[s], after.state) for slot, run in over.items()}
+            states = {run: _row(after.state, row) for row, run in over.items()}
             # Until here Ctrl-C leaves everything as it was before the chunk; what belongs together moves on in one go.
             (batch, slots), done, chunks, ended = kept, chunk.stop, [*chunks, chunk], ended | states
             bar.move_to(min(done, steps))
@@ -109,11 +108,17 @@ def _run(problem, rates, keys, scalars, settings, description, progress):
             interrupted = True
             after, chunk = advance(done + 1, scalars | {"steps": done})
             chunks = [*chunks, chunk]
-            ended |= {run: jax.tree.map(lambda leaf, s=slot: leaf[s], after.state) for slot, run in enumerate(slots)}
+            ended |= {run: _row(after.state, row) for row, run in enumerate(slots)}
     finally:
         bar.close("interrupted" if interrupted else "")
     names = ("train_loss", *settings["record"])
     return [_outcome(run, chunks, names, scalars["record_every"], ended[run], interrupted) for run in range(runs)]
+
+
+@jax.jit
+def _row(tree, row):
+    """A row of every leaf; compiled once for all of them."""
+    return jax.tree.map(lambda leaf: leaf[row], tree)
 
 
 class _Chunk(NamedTuple):

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from nqm_tools.expansions import FunctionModel, LinearModel, Model, pytree_model, same
 from nqm_tools.kernels import tangent_kernel
@@ -105,9 +106,14 @@ class FunctionSpaceModel(Model):
 
 
 def _rows(bound, x):
-    blocks = [_block(bound, x[i : i + BLOCK]) for i in range(0, len(x), BLOCK)]
-    values, kernel = (jnp.concatenate(parts) for parts in zip(*blocks, strict=True))
-    return values, kernel, jnp.arange(len(x))
+    """The features of inputs, a block at a time; the last one is filled up, so that one size is compiled."""
+    n = len(x)
+    size = min(BLOCK, n)
+    x = np.asarray(x)  # sliced and put together outside JAX, which would compile every slice
+    x = np.concatenate([x, np.broadcast_to(x[:1], (-n % size, *x.shape[1:]))])
+    blocks = [jax.device_get(_block(bound, x[i : i + size])) for i in range(0, n, size)]
+    values, kernel = (jnp.asarray(np.concatenate(parts)[:n]) for parts in zip(*blocks, strict=True))
+    return values, kernel, jnp.arange(n)
 
 
 @jax.jit

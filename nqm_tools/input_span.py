@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from nqm_tools._lapack import one_thread
 from nqm_tools.expansions import FunctionModel, LinearModel, Model, pytree_model
 from nqm_tools.networks import ACTIVATION_FUNCTIONS
 from nqm_tools.two_layer import TwoLayerNetwork, TwoLayerQuadratic
@@ -29,7 +30,8 @@ def bind(model, network, x_train, params):
     if len(x_train) >= d:
         return SpanModel(_closed_form(model, network.activation, d, params), None, None) if closed else model
     start = jax.tree.leaves(params)[0]
-    basis, _ = jnp.linalg.qr(x_train.reshape(len(x_train), d).T.astype(start.dtype))
+    with one_thread():
+        basis, _ = jax.block_until_ready(jnp.linalg.qr(x_train.reshape(len(x_train), d).T.astype(start.dtype)))
     coordinates = _replace_first(params, basis.T @ start)
     if closed:
         return SpanModel(_closed_form(model, network.activation, d, coordinates), basis, start)
