@@ -48,20 +48,19 @@ def measure_rates(case):
     problem = case["problem"]
     row = {"problem": f"random data of the shape of {problem['name']}", "rates": len(case["rates"]), "seeds": 1}
     row |= {name: case[name] for name in ("steps", "n_test")}
-    data = make_data(problem, case["n_test"])
+    data, params = make_data(problem, case["n_test"]), make_params(problem)
     total = 0.0
     for name in case["models"]:
         jax.clear_caches()
-        _, seconds = timed(_curve, case, name, data)
+        _, seconds = timed(_curve, case, name, data, params)
         total += seconds
         yield "Learning rates", row | {"model": name, "time": {"seconds": [seconds]}}
     yield "Learning rates", row | {"model": "all of these", "time": {"seconds": [total]}}
 
 
-def _curve(case, name, data):
+def _curve(case, name, data, params):
     """As a sweep's group does it; the critical rate is from the kernel that it has."""
-    problem, params = case["problem"], make_params(case["problem"])
-    model = make_model(name, make_network(problem), params)
+    model = make_model(name, make_network(case["problem"]), params)
     method = check_method(case["steps"], record=("test_loss", "test_accuracy"), record_every=case["record_every"])
     prepared = prepare(model, data, method, params=params)
     arrays = prepared.arrays

@@ -26,6 +26,8 @@ CHUNK = 256
 # A chunk is given as many steps as took about this long, so that the progress bar moves and Ctrl-C is heard.
 SECONDS_A_CHUNK = 0.5
 SECONDS_WITHOUT_BAR = 3
+# Idle rows of states below this many numbers cost less than the compilation of a smaller batch.
+LARGE_STATE = 2**16
 
 
 class Outcome(NamedTuple):
@@ -197,6 +199,8 @@ def _compact(batch, chunk, sharding):
     living = np.flatnonzero(chunk.alive[: len(chunk.slots)])
     if not len(living):
         return batch, living
+    if sum(leaf[0].size for leaf in jax.tree.leaves(batch.state)) < LARGE_STATE:
+        return batch, chunk.slots
     rows = _rounded_up(1 << (len(living) - 1).bit_length(), sharding)
     if rows > len(chunk.alive) // 2:
         return batch, chunk.slots

@@ -9,6 +9,7 @@ and the gradient in alpha's place is the residual itself: a step costs one produ
 for gradient descent, mini-batches and momentum (from zero velocity).
 """
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -111,7 +112,8 @@ def _rows(bound, x):
     size = min(BLOCK, n)
     x = np.asarray(x)  # sliced and put together outside JAX, which would compile every slice
     x = np.concatenate([x, np.broadcast_to(x[:1], (-n % size, *x.shape[1:]))])
-    blocks = [jax.device_get(_block(bound, x[i : i + size])) for i in range(0, n, size)]
+    bare = dataclasses.replace(bound, rows=None)  # the same for training and for test inputs
+    blocks = [jax.device_get(_block(bare, x[i : i + size])) for i in range(0, n, size)]
     values, kernel = (jnp.asarray(np.concatenate(parts)[:n]) for parts in zip(*blocks, strict=True))
     return values, kernel, jnp.arange(n)
 

@@ -38,10 +38,11 @@ def assert_same(outcome, run, rtol=1e-9):
 
 @pytest.mark.parametrize("method", [{}, {"momentum": 0.3}, {"batch_size": 5}], ids=["gd", "momentum", "sgd"])
 @pytest.mark.parametrize("name", ["f", "f_lin", "f_quad"])
-def test_rates_side_by_side_are_the_runs_one_by_one(x64, name, method):
+def test_rates_side_by_side_are_the_runs_one_by_one(x64, monkeypatch, name, method):
     net, params, data, eta, settings = problem(**method, steps=STEPS)
     model = {"f": net, "f_lin": nqm.linearize(net, params), "f_quad": nqm.quadraticize(net, params)}[name]
     prepared = training.prepare(model, data, settings, params=params)
+    monkeypatch.setattr(_loop, "LARGE_STATE", 0)
     rates = [ratio * eta for ratio in RATIOS]
     keys = jnp.stack([jax.random.key(7)] * len(rates))
     outcomes = batch(prepared.arrays, rates, keys, settings)
@@ -76,9 +77,20 @@ def test_a_run_that_is_over_stays_where_it_was(x64):
     assert np.isfinite(lost.losses[:-1]).all()
 
 
-def test_rows_are_dropped_once_half_of_them_are_idle(monkeypatch):
+def test_idle_rows_of_small_states_stay(x64, monkeypatch):
+    assert drop_rows(monkeypatch)[-1] == 5
+
+
+def test_rows_are_dropped_once_half_of_them_are_idle(x64, monkeypatch):
+    monkeypatch.setattr(_loop, "LARGE_STATE", 0)
+    assert drop_rows(monkeypatch)[-1] == 1
+
+
+def drop_rows(monkeypatch):
+    """The sizes of the batch along five runs of which four diverge; the same results in any case."""
     net, params, data, eta, settings = problem(steps=400)
-    prepared = training.prepare(nqm.quadraticize(net, params), data, settings, params=params)
+    quad = nqm.quadraticize(net, params)
+    prepared = training.prepare(quad, data, settings, params=params)
     sizes = []
     chunk = _loop._chunk
     monkeypatch.setattr(
@@ -88,7 +100,10 @@ def test_rows_are_dropped_once_half_of_them_are_idle(monkeypatch):
     outcomes = batch(prepared.arrays, rates, jax.random.split(jax.random.key(0), 5), settings)
     assert [outcome.stopped == "finished" for outcome in outcomes] == [True, False, False, False, False]
     assert sizes[0] == 5
-    assert sizes[-1] == 1
+    found = list(sizes)
+    alone = nqm.train(quad, data, learning_rate=0.5 * eta, steps=400, record=settings.record, record_every=7)
+    assert_same(outcomes[0], alone, 1e-9)
+    return found
 
 
 FOUR_DEVICES = """
