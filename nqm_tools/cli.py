@@ -41,6 +41,9 @@ def _parser():
     sweep.add_argument("file", metavar="FILE", help="the sweep, such as experiments/figure_2b.toml")
     sweep.add_argument("--store", required=True, metavar="DIR", help="the folder of results; made if need be")
     sweep.add_argument("--scale", help="a scale that the file has besides its own, such as quick")
+    sweep.add_argument("--models", nargs="+", metavar="MODEL", help="only these of its models")
+    sweep.add_argument("--seeds", nargs="+", type=int, metavar="SEED", help="only these of its seeds")
+    sweep.add_argument("--rates", nargs="+", type=float, metavar="RATE", help="only these of its learning rates")
     sweep.add_argument("--dask", metavar="ADDRESS", help="a Dask scheduler, such as tcp://127.0.0.1:8786")
     sweep.set_defaults(run=_sweep)
 
@@ -150,7 +153,9 @@ def _print_data(names, root):
 def _sweep(args):
     from nqm_tools import sweeps
 
-    frame = sweeps.run(sweeps.Sweep.from_toml(args.file, args.scale), args.store, client=args.dask)
+    sweep = sweeps.Sweep.from_toml(args.file, args.scale)
+    sweep = sweep.only(models=args.models, seeds=args.seeds, learning_rates=args.rates)
+    frame = sweeps.run(sweep, args.store, client=args.dask)
     counts = frame["status"].value_counts()
     print(
         ", ".join(f"{counts[status]} {status}" for status in counts.index)

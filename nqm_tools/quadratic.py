@@ -15,6 +15,7 @@ import numpy as np
 
 from nqm_tools._validation import InputError, check_function, check_inputs, check_number, check_whole
 from nqm_tools.expansions import Model, pytree_model
+from nqm_tools.networks import Network
 
 
 @pytree_model
@@ -97,6 +98,40 @@ def _feature(name, value, shapes):
 
 def _constant(value, x):
     return jnp.broadcast_to(value, (x.shape[0], *value.shape))
+
+
+def diagonal(gamma):
+    """The model of the paper's figure 8A as a network that sweeps can name: ``phi(x) = x/|x|``, Sigma diagonal ±1.
+
+    Parameters
+    ----------
+    gamma : float
+        The size of the quadratic term.
+
+    Returns
+    -------
+    nqm_tools.Network
+        For inputs (n, d) and parameters (d,), standard normal at the start. ``Sigma = diag(1, -1, 1, ...)``: the paper
+        draws its signs, and a start that is the same in all directions makes only their balance matter.
+    """
+    return _diagonal(check_number("gamma", gamma))
+
+
+@functools.cache
+def _diagonal(gamma):
+    def init_fn(key, input_shape):
+        return (*input_shape[:-1], 1), jax.random.normal(key, input_shape[-1:])
+
+    def apply_fn(params, x):
+        x = jnp.asarray(x)
+        phi = x / jnp.linalg.norm(x, axis=1, keepdims=True)
+        sigma = jnp.where(jnp.arange(x.shape[1]) % 2 == 0, 1.0, -1.0)
+        return ((phi + gamma / 2 * sigma * params) @ params)[:, None].astype(params.dtype)
+
+    def kernel_fn(*args, **kwargs):
+        raise NotImplementedError("a quadratic model has no width, hence no infinite-width kernel")
+
+    return Network(init_fn, apply_fn, kernel_fn)
 
 
 def two_layer_linear(width):

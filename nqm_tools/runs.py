@@ -189,8 +189,9 @@ class Run:
 
 
 def environment():
-    """Versions and device, for provenance."""
+    """Versions and machine, for provenance."""
     device = jax.devices()[0]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "nqm_tools": __version__,
         "jax": jax.__version__,
@@ -198,6 +199,7 @@ def environment():
         "python": platform.python_version(),
         "platform": platform.machine(),
         "device": device.device_kind,
+        "cores": cores,
     }
 
 

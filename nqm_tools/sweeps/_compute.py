@@ -27,6 +27,7 @@ def compute(group):
     """The rows of a group's runs, and their provenance. A fault is in the rows, as their reason."""
     began = time.perf_counter()
     provenance = {"settings": group.settings, "environment": environment()}
+    machine = {name: provenance["environment"][name] for name in ("device", "cores")}
     try:
         setting, runs = _runs(group)
     except Exception as error:  # whatever it is, the sweep goes on, and the row says it
@@ -35,7 +36,7 @@ def compute(group):
     else:
         provenance["data"] = setting.data.provenance
         rows = [
-            _row(group.settings, key, setting.critical, rate, run)
+            _row(group.settings, key, setting.critical, rate, run) | machine
             for key, rate, run in zip(group.keys, group.rates, runs, strict=True)
         ]
     return rows, provenance | {"seconds": round(time.perf_counter() - began, 3)}

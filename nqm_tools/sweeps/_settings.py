@@ -1,5 +1,6 @@
 """What a sweep is: its settings, checked at the door, and the groups of runs that they come to."""
 
+import copy
 import dataclasses
 import functools
 import hashlib
@@ -12,13 +13,14 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from nqm_tools import _files, datasets, networks
+from nqm_tools import _files, datasets, networks, quadratic
 from nqm_tools._validation import check_choice, check_rate, check_whole
 from nqm_tools.training import Method, check_method
 
 MODELS = ("f", "f_lin", "f_quad")
 UNITS = ("critical", "absolute")
 NETWORKS = {make.__name__: make for make in (networks.two_layer_fc, networks.deep_fc, networks.two_layer_cnn)}
+NETWORKS["diagonal_quadratic"] = quadratic.diagonal
 DATASETS = {name: functools.partial(datasets.load, name) for name in datasets.NAMES} | {
     make.__name__: make for make in (datasets.gaussians_1d, datasets.single_example)
 }
@@ -40,7 +42,8 @@ class Group(NamedTuple):
     def title(self):
         network, data = self.settings["network"], self.settings["data"]
         model, seed = self.settings["model"], self.settings["seed"]
-        return f"{data['name']}, {network['name']} {network['width']}, {model}, seed {seed}"
+        size = network.get("width", network.get("gamma"))
+        return f"{data['name']}, {network['name']} {size}, {model}, seed {seed}"
 
     def only(self, wanted):
         """The group with those of its runs whose keys are ``wanted``."""
@@ -59,7 +62,8 @@ class Sweep:
         ``name`` and the arguments of :func:`nqm_tools.datasets.load` (or ``gaussians_1d``, ``single_example``). Each
         seed draws its own sample, unless ``seed`` is among the arguments.
     network : dict or list of dict
-        ``name`` (``two_layer_fc``, ``deep_fc``, ``two_layer_cnn``) and its arguments. Each seed draws its own start.
+        ``name`` (``two_layer_fc``, ``deep_fc``, ``two_layer_cnn``; ``diagonal_quadratic`` for
+        :func:`nqm_tools.quadratic.diagonal`) and its arguments. Each seed draws its own start.
     learning_rates : list of float
     unit : {"critical", "absolute"}
         Whether the rates are in units of each run's own critical learning rate ``2/lambda_1`` (for the named loss, at
@@ -130,6 +134,26 @@ class Sweep:
             return cls(**_from_tables(content, scale))
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path}: {error}") from None
+
+    def only(self, *, models=None, seeds=None, learning_rates=None):
+        """The part of the sweep with these models, seeds and learning rates (all of what is None).
+
+        The runs are the same ones, so that a store can be filled part by part.
+
+        Raises
+        ------
+        ValueError
+            For a model, seed or rate that the sweep does not have.
+        """
+        part = copy.copy(self)
+        for field, wanted in (("models", models), ("seeds", seeds), ("learning_rates", learning_rates)):
+            if wanted is not None:
+                values = getattr(self, field)
+                wanted = _listed(
+                    field, wanted, lambda what, value, has=values: check_choice(f"each of {what}", value, has)
+                )
+                object.__setattr__(part, field, tuple(value for value in values if value in wanted))
+        return part
 
     def __len__(self):
         grid = (self.data, self.network, self.models, self.learning_rates, self.seeds)
