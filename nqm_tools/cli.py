@@ -47,6 +47,13 @@ def _parser():
     sweep.add_argument("--dask", metavar="ADDRESS", help="a Dask scheduler, such as tcp://127.0.0.1:8786")
     sweep.set_defaults(run=_sweep)
 
+    report = commands.add_parser("report", help="which of the paper's claims the recorded results bear out")
+    report.add_argument(
+        "--store", metavar="DIR", help="a folder with one store a sweep (else the clone's data/results)"
+    )
+    report.add_argument("--output", default="report", metavar="DIR", help="where report.md and report.html go")
+    report.set_defaults(run=_report)
+
     reproduce = commands.add_parser("reproduce", help="run the notebooks; write pages and figures (needs a clone)")
     reproduce.add_argument("--scale", choices=("quick", "paper"), default="quick")
     reproduce.add_argument("--only", nargs="+", default=(), metavar="NN", help="numbers of notebooks, such as 00 A1")
@@ -162,6 +169,17 @@ def _sweep(args):
         + f"; read them with sweeps.load({args.store!r})"
     )
     return 1 if "failed" in counts else 0
+
+
+def _report(args):
+    from nqm_tools import report
+
+    frame = report.claims(args.store or report.recorded_results())
+    print(f"{report.headline(frame)}\n")
+    print(report.to_markdown(report.summary(frame)))
+    for path in report.write(frame, args.output):
+        print(f"written: {path}")
+    return 0
 
 
 def _reproduce(args):

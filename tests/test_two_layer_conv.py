@@ -99,6 +99,31 @@ def test_the_size_of_the_tiles_changes_nothing(x64, monkeypatch, name, readout):
     assert_close(rows, whole[TEST])
 
 
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_second_moments_of_the_patches_change_nothing(x64, monkeypatch, outputs):
+    net = nqm.networks.two_layer_cnn(6, activation="swish", outputs=outputs)
+    keys = jax.random.split(jax.random.key(0), 4)
+    x = jax.random.normal(keys[0], (5, 7, 7, 1))  # more positions than pairs of a patch's nine entries
+    params0 = net.init(keys[1], x.shape)
+    bound = two_layer_conv.bind(nqm.quadraticize(net, params0))
+    params = jax.tree.map(lambda w: w + jax.random.normal(keys[2], w.shape), params0)
+    r = jax.random.normal(keys[3], (len(x), outputs))
+
+    def compute(most):
+        monkeypatch.setattr(two_layer_conv, "MOST_MOMENTS", most)
+        features = bound.featurize(x)
+        value, pullback = bound.value_and_pullback(params, features)
+        few = jax.tree.map(lambda leaf: leaf[:2], features)
+        kernels = bound.kernel(params, features), bound.kernel(params, few, features)
+        return features[-1], (value, pullback(r), bound.predict(params, features), kernels)
+
+    moments, kept = compute(two_layer_conv.MOST_MOMENTS)
+    none, recomputed = compute(moments.size - 1)
+    assert moments.shape == (5, 45, 6)
+    assert none is None
+    assert_close(kept, recomputed)
+
+
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
 @pytest.mark.parametrize("readout", ["average", "flatten"])
 @pytest.mark.parametrize("name", ["f", "f_quad"])

@@ -1,0 +1,216 @@
+"""Rules for what losses and kernels do along runs: figures 2a, 3, 5, 6, 7, 8, theorems 1 to 3, proposition 6.
+
+Each takes the frame of :func:`nqm_tools.sweeps.load_curves`: a row a recorded step, with the run's settings.
+"""
+
+import numpy as np
+
+from nqm_tools.report._finding import Finding, percent, spread, unknown
+
+RUN = ["model", "learning_rate_ratio", "seed"]
+# An eigenvalue "stays" if it ends within this share of its first value.
+STAYS = 0.03
+# A loss is "large" once it is above this many times its first value.
+LARGE = 2.0
+# Final kernels are the same if they are this share of the first one apart.
+SAME_END = 0.05
+
+
+def ends(frame, *by):
+    """First and last values of each run that did not diverge: loss, lambda_1, lambda_2, ..., and the highest loss."""
+    columns = [name for name in ("train_loss", "lambda_1", "lambda_2", "distance") if name in frame]
+    groups = frame[frame["regime"] != "divergent"].groupby([*by, *RUN])
+    first, last = groups[columns].first(), groups[columns].last()
+    kept = groups[["peak_loss", "regime", "learning_rate", "critical_learning_rate"]].first()
+    return kept.join(first.add_suffix("_first")).join(last.add_suffix("_last")).reset_index()
+
+
+def slope(widths, values):
+    """The exponent a in ``values ~ widths^a``."""
+    return np.polyfit(np.log(np.asarray(widths, float)), np.log(np.asarray(values, float)), 1)[0]
+
+
+def eigenvalues_by_rate(model, region):
+    """Theorem 3: which of the two eigenvalues falls. ``region``: 0 below 2/lambda_1, 1 between, 2 above 2/lambda_2.
+
+    A direction catapults if its eigenvalue, unstable at the start, ends below ``2/eta`` (``n/eta``: the records are for
+    mse, whose rates are n/2 times those of half_sum); sorted eigenvalues that cross still tell how many did.
+    """
+
+    def check(frame):
+        runs = ends(frame[frame["model"] == model])
+        if runs.empty:
+            return unknown(f"{model} is not recorded")
+        n = frame["n_train"].iloc[0]
+        v = {name: runs[name] * runs["learning_rate"] * 2 / n for name in runs if name.startswith("lambda_")}
+        unstable = (v["lambda_1_first"] > 2).astype(int) + (v["lambda_2_first"] > 2)
+        below_four = v["lambda_1_first"] < 4
+        chosen = runs[(unstable == region) & below_four]
+        if chosen.empty:
+            return unknown("no recorded run lies in this region")
+        changes = chosen[["lambda_1_last", "lambda_2_last"]].to_numpy()
+        starts = chosen[["lambda_1_first", "lambda_2_first"]].to_numpy()
+        edge = (n / chosen["learning_rate"]).to_numpy()
+        second_stays = np.min(np.abs(changes / starts[:, 1:] - 1), axis=1) < STAYS
+        if region == 0:
+            good = (np.abs(changes / starts - 1) < STAYS).all(axis=1)
+            say = f"largest change {100 * np.abs(changes / starts - 1).max():.2f} %"
+        elif region == 1:
+            # One of the two is still where lambda_2 began; the other has left lambda_1 for the stable side.
+            good = second_stays & (changes.max(axis=1) < edge)
+            say = f"lambda_1 ends at {percent(1 - _other(changes, starts) / starts[:, 0])} below its start"
+        else:
+            good = changes.max(axis=1) < edge
+            falls = 1 - changes.sum(axis=1) / starts.sum(axis=1)
+            say = f"their sum falls by {percent(falls)}"
+        return Finding(f"{good.sum()} of {len(good)} runs; {say}".replace("seeds", "runs"), bool(good.all()))
+
+    return check
+
+
+def _other(changes, starts):
+    """The final eigenvalue of the direction that is not lambda_2's."""
+    which = np.argmin(np.abs(changes / starts[:, 1:] - 1), axis=1)
+    return changes[np.arange(len(changes)), 1 - which]
+
+
+def spike_along_first(model):
+    """Figures 6, 7: the share of the loss that lies along the top eigenvector, at its peak."""
+
+    def check(frame):
+        runs = _catapults(frame, model)
+        if not runs:
+            return unknown(f"no catapult of {model} is recorded")
+        shares = [_along_first(run)[run["train_loss"].to_numpy().argmax()] for run in runs]
+        return Finding(percent(shares) + " of the loss at its peak", min(shares) >= 0.95)
+
+    return check
+
+
+def corrections_are_positive(model):
+    """Figures 6, 7: the signs of the corrections R_f and R_K along the top eigenvector while the loss is large."""
+
+    def check(frame):
+        runs = _catapults(frame, model)
+        if not runs:
+            return unknown(f"no catapult of {model} is recorded")
+        large = [run[run["train_loss"] > LARGE * run["train_loss"].iloc[0]] for run in runs]
+        positive = [((rows["R_f"] > 0) & (rows["R_K"] > 0)).mean() for rows in large]
+        return Finding(
+            f"both positive at {percent(positive)} of the steps with a loss above {LARGE:g} times the first",
+            min(positive) == 1,
+        )
+
+    return check
+
+
+def corrections_scale(model):
+    """Figures 6, 7: the exponents of R_f and R_K in the loss along the top eigenvector, while the loss is large."""
+
+    def check(frame):
+        runs = _catapults(frame, model)
+        if not runs:
+            return unknown(f"no catapult of {model} is recorded")
+        exponents = {"R_f": [], "R_K": []}
+        for run in runs:
+            rows = run[(run["train_loss"] > LARGE * run["train_loss"].iloc[0]) & (run["R_f"] > 0) & (run["R_K"] > 0)]
+            for name, values in exponents.items():
+                values.append(slope(rows["projection_1"] ** 2, rows[name]))
+        measured = "; ".join(f"{name}: exponent {spread(values, '{:.2f}')}" for name, values in exponents.items())
+        means = [np.mean(values) for values in exponents.values()]
+        return Finding(measured, bool(np.abs(np.array(means) - 1).max() <= 0.2))
+
+    return check
+
+
+def _catapults(frame, model):
+    runs = frame[(frame["model"] == model) & (frame["regime"] == "catapult")]
+    return [run for _, run in runs.groupby(RUN)]
+
+
+def _along_first(run):
+    """The share of the mse loss along the top eigenvector."""
+    return (run["projection_1"] ** 2 / run["n_train"] / run["train_loss"]).to_numpy()
+
+
+def peak_rises(with_column, model, rising=True):
+    """Figure 8: whether the mean peak loss rises with the width (falls with gamma), and with the learning rate."""
+
+    def check(frame):
+        table = _table(frame, with_column, model, lambda runs: runs["peak_loss"])
+        if table is None:
+            return unknown(f"{model} is not recorded")
+        by_size = np.diff(table.to_numpy(), axis=0)
+        by_rate = np.diff(table.to_numpy(), axis=1)
+        good = ((by_size > 0) if rising else (by_size < 0)).all() and (by_rate > 0).all()
+        exponent = np.mean([slope(table.index, table[rate]) for rate in table])
+        rates = table.iloc[-1] / table.iloc[-1, 0]
+        return Finding(
+            f"peak ~ {with_column}^{exponent:.2f}; times {rates.iloc[-1]:.1f} from "
+            f"{table.columns[0]:g} to {table.columns[-1]:g} times the critical rate",
+            bool(good),
+        )
+
+    return check
+
+
+def kernel_falls_with_rate(with_column, model):
+    """Figure 8: a larger learning rate ends with a smaller kernel."""
+
+    def check(frame):
+        table = _table(frame, with_column, model, _kernel_left)
+        if table is None:
+            return unknown(f"{model} is not recorded")
+        left = ", ".join(f"{100 * value:.0f} %" for value in table.mean())
+        rates = ", ".join(f"{rate:g}" for rate in table)
+        return Finding(
+            f"{left} of it left at {rates} times the critical rate", bool((np.diff(table.to_numpy()) < 0).all())
+        )
+
+    return check
+
+
+def kernel_end_is_the_same(with_column, model):
+    """Figure 8: how far apart the final kernels are, as shares of the first, that differ in width (or gamma) alone."""
+
+    def check(frame):
+        table = _table(frame, with_column, model, _kernel_left)
+        if table is None:
+            return unknown(f"{model} is not recorded")
+        apart = (table.max() - table.min()).max()
+        return Finding(f"final over first kernel apart by {apart:.3f} at most", bool(apart <= SAME_END))
+
+    return check
+
+
+def _kernel_left(runs):
+    return runs["lambda_1_last"] / runs["lambda_1_first"]
+
+
+def _table(frame, with_column, model, value):
+    """Means over seeds, by ``with_column`` (rows) and learning rate (columns); None without catapults."""
+    runs = ends(frame[frame["model"] == model], with_column)
+    runs = runs[runs["regime"] == "catapult"]
+    if runs.empty:
+        return None
+    return runs.assign(value=value(runs)).pivot_table(index=with_column, columns="learning_rate_ratio", values="value")
+
+
+def distance_exponent(model, above):
+    """Figure 2a: how the distance between start and end of a run grows with the width."""
+
+    def check(frame):
+        runs = ends(frame[frame["model"] == model], "width")
+        runs = runs[runs["learning_rate_ratio"] > 1] if above else runs[runs["learning_rate_ratio"] < 1]
+        runs = runs[runs["regime"] == ("catapult" if above else "monotone")]
+        if runs["width"].nunique() < 2:
+            return unknown(f"{model} is not recorded at two widths")
+        exponents = [
+            slope(rows["width"], rows["distance_last"]) for _, rows in runs.groupby(["seed", "learning_rate_ratio"])
+        ]
+        good = abs(np.mean(exponents) - (0.5 if above else 0)) <= 0.1
+        return Finding(
+            f"distance ~ width^{spread(exponents, '{:.2f}')}".replace("seeds", "seeds and rates"), bool(good)
+        )
+
+    return check
