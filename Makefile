@@ -1,4 +1,4 @@
-# make setup | reproduce | test | test-jax | bench | lab | lint | format | figure | lock | clean
+# make setup | reproduce | report | test | test-jax | bench | lab | lint | format | figure | lock | clean
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed-$(shell cat requirements.lock setup.cfg pyproject.to
 JAX_ENDS := 3.11:0.9.0 3.13:0.12.0.1
 JAX_TESTS := $(addprefix tests/test_,$(addsuffix .py,compat expansions kernels function_space loop two_layer two_layer_conv))
 
-.PHONY: setup reproduce test test-jax bench lab lint format lock figure clean
+.PHONY: setup reproduce report test test-jax bench lab lint format lock figure clean
 
 setup: $(STAMP)
 
@@ -25,6 +25,10 @@ $(STAMP):
 
 reproduce: $(STAMP)
 	$(BIN)/nqm reproduce --scale quick --output reproduced
+
+# From data/results; the README quotes its table.
+report: $(STAMP)
+	$(BIN)/nqm report --output report --quote README.md
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -q -n auto --dist worksteal

@@ -16,7 +16,7 @@ from nqm_tools._compat import import_neural_tangents
 
 import_neural_tangents()
 
-from nqm_tools import datasets, dynamics, networks, quadratic, sweeps  # noqa: E402 (neural_tangents has to be importable first)
+from nqm_tools import datasets, dynamics, networks, quadratic, report, sweeps  # noqa: E402 (neural_tangents has to be importable first)
 from nqm_tools._version import __version__  # noqa: E402
 from nqm_tools.datasets import Data  # noqa: E402
 from nqm_tools.expansions import linearize, quadraticize, remainder, second_order_term  # noqa: E402
@@ -51,6 +51,7 @@ __all__ = [
     "quadraticize",
     "regime",
     "remainder",
+    "report",
     "second_order_term",
     "sharpness",
     "sweeps",

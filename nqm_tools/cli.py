@@ -52,6 +52,9 @@ def _parser():
         "--store", metavar="DIR", help="a folder with one store a sweep (else the clone's data/results)"
     )
     report.add_argument("--output", default="report", metavar="DIR", help="where report.md and report.html go")
+    report.add_argument(
+        "--quote", metavar="FILE", help="also put the table between the marks <!-- report --> of a file"
+    )
     report.set_defaults(run=_report)
 
     reproduce = commands.add_parser("reproduce", help="run the notebooks; write pages and figures (needs a clone)")
@@ -179,6 +182,8 @@ def _report(args):
     print(report.to_markdown(report.summary(frame)))
     for path in report.write(frame, args.output):
         print(f"written: {path}")
+    if args.quote:
+        report.quote(frame, args.quote)
     return 0
 
 

@@ -1,7 +1,8 @@
 """Runs the numbered notebooks and writes what they show as pages that can be read offline.
 
-What it leaves in the output folder: ``notebooks/`` (executed), one HTML page each, ``figures/`` (PNG), and
-``index.html`` with all figures.
+What it leaves in the output folder: ``notebooks/`` (executed), one HTML page each, ``figures/`` (PNG), ``index.html``
+with all figures, and the report of the paper's claims. At scale ``paper`` it first runs every sweep of ``experiments/``
+into ``results/``, which the notebooks and the report then read in place of the recorded ones.
 """
 
 import base64
@@ -60,7 +61,8 @@ def reproduce(output, *, scale="quick", only=(), say=print):
     output : path
         A folder; made if need be. Pages of an earlier call are overwritten.
     scale : {"quick", "paper"}
-        Goes into each notebook's parameter ``scale``.
+        Goes into each notebook's parameter ``scale``. With ``paper`` and all notebooks the sweeps run too: hours on a
+        laptop; what is in ``results/`` already is not computed again.
     only : sequence of str
         Numbers of the notebooks to run; all by default.
     say : callable
@@ -72,6 +74,7 @@ def reproduce(output, *, scale="quick", only=(), say=print):
         A notebook that fails is a result with its problem; the others still run. After Ctrl-C the last result says
         so, and the finished ones are in place.
     """
+    from nqm_tools import report
     from nqm_tools._validation import check_choice
 
     check_choice("scale", scale, SCALES)
@@ -79,10 +82,16 @@ def reproduce(output, *, scale="quick", only=(), say=print):
     output = pathlib.Path(output)
     for folder in (output / "notebooks", output / "figures"):
         folder.mkdir(parents=True, exist_ok=True)
+    records = notebooks_folder().parent / "data" / "results"
+    if scale == "paper" and not only:
+        records = output / "results"
+        _run_sweeps(records, say)
+    if records.is_dir():
+        report.write(report.claims(records), output)
     results = []
     for i, path in enumerate(paths):
         say(f"[{i + 1}/{len(paths)}] {path.stem} ...")
-        results.append(_run(path, output, scale))
+        results.append(_run(path, output, scale, records))
         _write_index(output, results, scale)
         result = results[-1]
         say(f"[{i + 1}/{len(paths)}] {path.stem}: {result.problem or 'done'}, {result.seconds:.0f} s")
@@ -95,17 +104,33 @@ def reproduce(output, *, scale="quick", only=(), say=print):
 INTERRUPTED = "interrupted"
 
 
-def _run(path, output, scale):
+def _run_sweeps(folder, say):
+    """Compute what the folder lacks of every sweep; one whose data set is not to be had is said, and left out."""
+    from nqm_tools import sweeps
+
+    folder.mkdir(exist_ok=True)
+    for path in sorted((notebooks_folder().parent / "experiments").glob("*.toml")):
+        say(f"{path.stem} ...")
+        try:
+            sweeps.run(sweeps.Sweep.from_toml(path), folder / path.stem, say=say)
+        except FileNotFoundError as error:
+            say(f"{path.stem} waits for its data: {error}")
+
+
+def _run(path, output, scale, records):
     import nbformat
     import papermill
 
+    parameters = {"scale": scale}
+    if "results" in papermill.inspect_notebook(str(path)):
+        parameters["results"] = str(records.resolve())
     executed = output / "notebooks" / path.name
     began, problem = time.monotonic(), None
     try:
         papermill.execute_notebook(
             str(path),
             str(executed),
-            parameters={"scale": scale},
+            parameters=parameters,
             kernel_name="python3",
             cwd=str(path.parent),
             progress_bar={"desc": path.stem, "leave": False},
@@ -205,6 +230,7 @@ img {{ max-width: 100%; display: block; margin: 1rem 0; }}
 <body>
 <h1>Catapults in wide networks: reproduced figures</h1>
 <p class="note">Computed on this machine at scale “{scale}”. {count}</p>
+{report}
 {sections}
 </body>
 </html>
@@ -225,5 +251,10 @@ def _write_index(output, results, scale):
         sections.append(f"<section>\n<h2>{heading}</h2>\n{note}\n{state}\n{figures}\n</section>")
     good = sum(result.problem is None for result in results)
     count = f"{good} of {len(results)} notebooks ran through."
-    page = _PAGE.format(scale=scale, count=count, sections="\n".join(sections))
+    report = (
+        "<p><a href='report.html'>Which of the paper's claims hold</a></p>"
+        if (output / "report.html").is_file()
+        else ""
+    )
+    page = _PAGE.format(scale=scale, count=count, report=report, sections="\n".join(sections))
     (output / "index.html").write_text(page, encoding="utf-8")

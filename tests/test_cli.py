@@ -131,6 +131,9 @@ def test_reproduce_writes_pages_figures_and_an_index(clone, tmp_path, capsys):
         "figures",
         "index.html",
         "notebooks",
+        "report.html",
+        "report.md",
+        "results",
     ]
     assert (out / "figures" / "00_first_1.png").read_bytes().startswith(b"\x89PNG")
     index = (out / "index.html").read_text()
@@ -146,6 +149,39 @@ def test_reproduce_writes_pages_figures_and_an_index(clone, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "[1/2] 00_first: done" in printed
     assert "[2/2] A1_last: failed in cell 4: ValueError: on purpose" in printed
+
+
+SWEEP = """
+seeds = 1
+models = ["f_quad"]
+data = { name = "DATA" }
+network = { name = "diagonal_quadratic", gamma = 0.1 }
+learning_rates = { critical = [0.5] }
+training = { steps = 2, record = [] }
+"""
+
+
+@pytest.mark.filterwarnings("ignore:.*could not be downloaded")
+def test_reproduce_at_paper_scale_runs_the_sweeps_for_notebooks_and_report(
+    clone, offline, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setitem(_files.SOURCES, "svhn2", _files.SOURCES["mini"])
+    experiments = clone.parent / "experiments"
+    experiments.mkdir()
+    (experiments / "b.toml").write_text(SWEEP.replace('"DATA"', '"single_example", dimension = 3'))
+    (experiments / "a.toml").write_text(SWEEP.replace('"DATA"', '"svhn2", n_train = 3, n_test = 0'))
+    read = "import nqm_tools\nassert len(nqm_tools.sweeps.load(f'{results}/b')) == 1"
+    write_notebook(clone, "00_first.ipynb", "M:# First", read)
+    path = clone / "00_first.ipynb"
+    path.write_text(path.read_text().replace('scale = \\"none\\"', "scale = 0\\nresults = 0"))
+    out = tmp_path / "out"
+    assert cli.main(["reproduce", "--scale", "paper", "--output", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert "a waits for its data: data set 'svhn2' is not here" in printed
+    assert "1 runs in 1 groups" in printed
+    assert "href='report.html'" in (out / "index.html").read_text()
+    assert cli.main(["reproduce", "--scale", "paper", "--only", "00", "--output", str(tmp_path / "other")]) == 1
+    assert not (tmp_path / "other" / "results").exists(), "of some notebooks only, the sweeps do not run"
 
 
 def test_reproduce_only_runs_the_numbers_asked_for(clone, tmp_path):

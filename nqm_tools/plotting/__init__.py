@@ -8,8 +8,9 @@ import pathlib
 import numpy as np
 
 from nqm_tools.plotting._dynamics import invariant_curves, phase_diagram, trap
+from nqm_tools.plotting._panels import best_test_accuracy, best_test_loss, describe, panels, single_runs
 from nqm_tools.plotting._quantities import against_width, decay_factors, lines, width_exponents
-from nqm_tools.plotting._runs import best_test_loss, examples, loss_and_eigenvalues, loss_curves, regimes
+from nqm_tools.plotting._runs import examples, loss_and_eigenvalues, loss_curves, regimes
 from nqm_tools.plotting._style import DASHES, LABELS, MARKERS, MODELS, PALETTE
 
 __all__ = [
@@ -19,16 +20,20 @@ __all__ = [
     "MODELS",
     "PALETTE",
     "against_width",
+    "best_test_accuracy",
     "best_test_loss",
     "decay_factors",
+    "describe",
     "examples",
     "invariant_curves",
     "lines",
     "loss_and_eigenvalues",
     "loss_curves",
+    "panels",
     "phase_diagram",
     "regimes",
     "save",
+    "single_runs",
     "trap",
     "width_exponents",
 ]

@@ -1,11 +1,11 @@
-"""Figures of runs: losses, regimes, eigenvalues along a run, best test losses, and the images trained on."""
+"""Figures of runs: losses, regimes, eigenvalues along a run, and the images trained on."""
 
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 
 from nqm_tools._validation import check_rate
-from nqm_tools.plotting._style import DASHES, LINES, MARKERS, MODELS, PALETTE, check_columns, name_models, new_axes
+from nqm_tools.plotting._style import DASHES, LINES, MODELS, PALETTE, check_columns, name_models, new_axes
 
 
 def loss_curves(frame, *, column="train_loss", ax=None):
@@ -128,63 +128,6 @@ def loss_and_eigenvalues(frame, *, unstable=2.0, axes=None):
     axes[1][0].set_ylabel("eigenvalues of the kernel")
     axes[1][0].legend(frameon=False)
     return np.asarray(axes)
-
-
-def best_test_loss(summary, *, ax=None):
-    """Best test loss against learning rate: mean over seeds, band of one standard deviation, divergence marked.
-
-    Parameters
-    ----------
-    summary : pandas.DataFrame
-        One row a run with columns ``model``, ``learning_rate_ratio`` (learning rate over critical learning rate),
-        ``best_test_loss`` and ``regime``, as ``Run.summary`` gives them.
-    ax : matplotlib.axes.Axes, optional
-
-    Returns
-    -------
-    matplotlib.axes.Axes
-        A cross at the upper edge stands for a model and rate at which every run diverged, an open marker for one at
-        which some did (the mean is then over the others).
-    """
-    check_columns(summary, ("model", "learning_rate_ratio", "best_test_loss", "regime"))
-    ax = new_axes(ax)
-    finite = summary[np.isfinite(summary["best_test_loss"])]
-    sns.lineplot(
-        finite,
-        x="learning_rate_ratio",
-        y="best_test_loss",
-        hue="model",
-        style="model",
-        errorbar="sd",
-        palette=PALETTE,
-        dashes=DASHES,
-        markers=MARKERS,
-        markersize=6,
-        hue_order=[model for model in MODELS if model in set(summary["model"])],
-        ax=ax,
-    )
-    diverged = summary["regime"].eq("divergent").groupby([summary["model"], summary["learning_rate_ratio"]]).mean()
-    heights = {model: 0.97 - 0.05 * i for i, model in enumerate(MODELS)}
-    for (model, ratio), share in diverged[diverged > 0].items():
-        ax.plot(
-            ratio,
-            heights[model],
-            marker="X" if share == 1 else "x",
-            color=PALETTE[model],
-            markersize=8,
-            linestyle="none",
-            transform=ax.get_xaxis_transform(),
-            clip_on=False,
-        )
-    if (diverged == 1).any():
-        ax.plot([], [], marker="X", color="0.4", linestyle="none", label="every run diverges")
-    if ((diverged > 0) & (diverged < 1)).any():
-        ax.plot([], [], marker="x", color="0.4", linestyle="none", label="some runs diverge")
-    ax.axvline(1, color="0.6", linewidth=0.8, zorder=0)
-    ax.set_xlabel(r"learning rate / critical learning rate, $\eta/\eta_{\mathrm{crit}}$")
-    ax.set_ylabel("best test loss (mean squared error)")
-    name_models(ax)
-    return ax
 
 
 def examples(data, *, rows=1, columns=10, axes=None):

@@ -14,6 +14,7 @@ from nqm_tools.report._claims import AWAITED
 from nqm_tools.report._claims import claims as _all_claims
 
 VERDICTS = ("holds", "does not hold", "waits for data", "not recorded")
+MARK = "<!-- report -->\n"
 COLUMNS = ("figure", "panel", "claim", "measured", "rule", "verdict", "recorded")
 
 
@@ -90,11 +91,30 @@ def summary(frame):
                 "does not hold": "; ".join(
                     f"{row.claim} ({row.measured})" for row in group.itertuples() if row.verdict == "does not hold"
                 ),
-                "open": "all wait for data" if open_ == [f"{len(group)} waits for data"] else ", ".join(open_),
+                "open": "waits for data" if open_ == [f"{len(group)} waits for data"] else ", ".join(open_),
                 "recorded": group["recorded"].iloc[0],
             }
         )
     return pd.DataFrame(rows)
+
+
+def readme_table(frame):
+    """What the repository's README quotes of the frame of :func:`claims`."""
+    short = summary(frame)
+    undecided = short["holds"] == ""
+    short["holds"] = short["holds"].where(~undecided, short["open"])
+    short["open"] = short["open"].where(~undecided, "")
+    columns = ["figure", "panel", "holds", "does not hold"] + (["open"] if short["open"].any() else [])
+    return f"{headline(frame)}\n\n{to_markdown(short[columns])}"
+
+
+def quote(frame, path):
+    """Put :func:`readme_table` between the two marks ``<!-- report -->`` of a file."""
+    path = pathlib.Path(path)
+    parts = path.read_text(encoding="utf-8").split(MARK)
+    if len(parts) != 3:
+        raise ValueError(f"{path} must have two marks {MARK.strip()}, each on a line of its own")
+    path.write_text(MARK.join((parts[0], readme_table(frame), parts[2])), encoding="utf-8")
 
 
 def to_markdown(frame):

@@ -82,7 +82,7 @@ def spike_along_first(model):
         if not runs:
             return unknown(f"no catapult of {model} is recorded")
         shares = [_along_first(run)[run["train_loss"].to_numpy().argmax()] for run in runs]
-        return Finding(percent(shares) + " of the loss at its peak", min(shares) >= 0.95)
+        return Finding(percent(shares) + " of the loss at its peak", bool(min(shares) >= 0.95))
 
     return check
 
@@ -98,7 +98,7 @@ def corrections_are_positive(model):
         positive = [((rows["R_f"] > 0) & (rows["R_K"] > 0)).mean() for rows in large]
         return Finding(
             f"both positive at {percent(positive)} of the steps with a loss above {LARGE:g} times the first",
-            min(positive) == 1,
+            bool(min(positive) == 1),
         )
 
     return check

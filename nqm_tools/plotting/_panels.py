@@ -1,0 +1,196 @@
+"""Figures of best test losses and accuracies against the learning rate, one panel a setting."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+
+from nqm_tools.plotting._style import DASHES, MARKERS, MODELS, PALETTE, check_columns, name_models, new_axes
+
+CRITICAL = r"\eta_{\mathrm{crit}}"
+
+
+def best_test_loss(summary, *, ax=None):
+    """Best test loss against learning rate: mean over seeds, band of one standard deviation, divergence marked.
+
+    Parameters
+    ----------
+    summary : pandas.DataFrame
+        One row a run with columns ``model``, ``learning_rate_ratio`` (learning rate over critical learning rate),
+        ``best_test_loss`` and ``regime``, as ``Run.summary`` gives them.
+    ax : matplotlib.axes.Axes, optional
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        A cross at the upper edge stands for a model and rate at which every run diverged, an open marker for one at
+        which some did (the mean is then over the others).
+    """
+    ax = _against_rate(summary, "best_test_loss", [0.97, 0.92, 0.87], ax)
+    ax.set_ylabel("best test loss (mean squared error)")
+    return ax
+
+
+def best_test_accuracy(summary, *, ax=None):
+    """Best test accuracy against learning rate, as :func:`best_test_loss` draws losses; crosses at the lower edge.
+
+    Parameters
+    ----------
+    summary : pandas.DataFrame
+        As for :func:`best_test_loss`, with the column ``best_test_accuracy``.
+    ax : matplotlib.axes.Axes, optional
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+    """
+    ax = _against_rate(summary, "best_test_accuracy", [0.03, 0.08, 0.13], ax)
+    ax.set_ylabel("best test accuracy")
+    return ax
+
+
+def _against_rate(summary, column, heights, ax):
+    """Means and bands of ``column``; the models' marks of divergence at ``heights``, as shares of the axis."""
+    check_columns(summary, ("model", "learning_rate_ratio", column, "regime"))
+    ax = new_axes(ax)
+    sns.lineplot(
+        summary[np.isfinite(summary[column])],
+        x="learning_rate_ratio",
+        y=column,
+        hue="model",
+        style="model",
+        errorbar="sd",
+        palette=PALETTE,
+        dashes=DASHES,
+        markers=MARKERS,
+        markersize=6,
+        hue_order=[model for model in MODELS if model in set(summary["model"])],
+        ax=ax,
+    )
+    diverged = summary["regime"].eq("divergent").groupby([summary["model"], summary["learning_rate_ratio"]]).mean()
+    for (model, ratio), share in diverged[diverged > 0].items():
+        ax.plot(
+            ratio,
+            heights[MODELS.index(model)],
+            marker="X" if share == 1 else "x",
+            color=PALETTE[model],
+            markersize=8,
+            linestyle="none",
+            transform=ax.get_xaxis_transform(),
+            clip_on=False,
+        )
+    if (diverged == 1).any():
+        ax.plot([], [], marker="X", color="0.4", linestyle="none", label="every run diverges")
+    if ((diverged > 0) & (diverged < 1)).any():
+        ax.plot([], [], marker="x", color="0.4", linestyle="none", label="some runs diverge")
+    ax.axvline(1, color="0.6", linewidth=0.8, zorder=0)
+    ax.set_xlabel(rf"learning rate / critical learning rate, $\eta/{CRITICAL}$")
+    name_models(ax)
+    return ax
+
+
+def single_runs(summary, *, column="best_test_loss", ax=None):
+    """Runs one by one, as hollow markers, to be compared with the curves that ``ax`` has.
+
+    Parameters
+    ----------
+    summary : pandas.DataFrame
+        One row a run with columns ``model``, ``learning_rate_ratio`` and ``column``. Diverged runs are left out.
+    column : str
+    ax : matplotlib.axes.Axes, optional
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+    """
+    check_columns(summary, ("model", "learning_rate_ratio", column))
+    ax = new_axes(ax)
+    for model, rows in summary[np.isfinite(summary[column])].groupby("model"):
+        style = {"color": PALETTE[model], "marker": MARKERS[model], "markerfacecolor": "white", "zorder": 4}
+        ax.plot(rows["learning_rate_ratio"], rows[column], linestyle="none", markersize=9, **style)
+    return ax
+
+
+def panels(summaries, *, draw=best_test_loss, columns=3, axes=None):
+    """One panel a setting, each with its size and the steps of its best test losses; one legend for all.
+
+    Parameters
+    ----------
+    summaries : dict
+        Titles and, for each, the rows of its runs as :func:`nqm_tools.sweeps.load` gives them, or a text that says why
+        there are none: the panel is then empty but for that text.
+    draw : callable
+        :func:`best_test_loss` or :func:`best_test_accuracy`.
+    columns : int
+    axes : sequence of matplotlib.axes.Axes, optional
+        One for each setting.
+
+    Returns
+    -------
+    numpy.ndarray of matplotlib.axes.Axes
+        One for each setting.
+    """
+    if axes is None:
+        rows = -(-len(summaries) // columns)
+        _, grid = plt.subplots(rows, columns, figsize=(4.2 * columns, 3.7 * rows), squeeze=False, layout="constrained")
+        axes = grid.ravel()[: len(summaries)]
+        for ax in grid.ravel()[len(summaries) :]:
+            ax.set_axis_off()
+    axes = np.ravel(axes)
+    if len(axes) != len(summaries):
+        raise ValueError(f"axes must hold one for each of the {len(summaries)} settings; got {len(axes)}")
+    legend = {}
+    for i, (ax, (title, summary)) in enumerate(zip(axes, summaries.items(), strict=True)):
+        if isinstance(summary, str):
+            _empty(ax, title, summary)
+            continue
+        draw(summary, ax=ax)
+        handles = ax.get_legend_handles_labels()[0]
+        legend |= dict(zip([text.get_text() for text in ax.get_legend().get_texts()], handles, strict=True))
+        ax.get_legend().remove()
+        ax.set_title(f"{title}\n{describe(summary)}", fontsize="small")
+        ax.set_xlabel(rf"$\eta/{CRITICAL}$")
+        if i % columns:
+            ax.set_ylabel("")
+    if legend:
+        axes[0].figure.legend(
+            legend.values(), legend.keys(), loc="outside lower center", ncols=len(legend), frameon=False
+        )
+    return axes
+
+
+def _empty(ax, title, reason):
+    ax.set_title(title, fontsize="small")
+    ax.text(0.5, 0.5, reason, ha="center", va="center", color="0.4", transform=ax.transAxes)
+    ax.set(xticks=[], yticks=[])
+    for spine in ax.spines.values():
+        spine.set(color="0.8")
+
+
+def describe(summary):
+    """What a panel shows, in two lines: examples, width, steps and seeds; the steps of the best test losses.
+
+    Parameters
+    ----------
+    summary : pandas.DataFrame
+        Rows as :func:`nqm_tools.sweeps.load` gives them, of one setting.
+
+    Returns
+    -------
+    str
+    """
+    check_columns(summary, ("model", "seed", "n_train", "width", "steps", "learning_rate_ratio", "best_step"))
+    texts = [f"{symbol} = {_range(summary[column])}" for symbol, column in (("$n$", "n_train"), ("$m$", "width"))] + [
+        f"{_range(summary['steps'])} steps"
+    ]
+    counts = summary.groupby("model")["seed"].nunique()
+    texts.append(f"{counts.max()} seed{'s' * (counts.max() > 1)}")
+    texts += [f"{count} of ${model}$" for model, count in counts.items() if count < counts.max()]
+    below = summary["learning_rate_ratio"] < 1
+    steps = {f"below ${CRITICAL}$": summary["best_step"][below], "above": summary["best_step"][~below]}
+    found = [f"{_range(values)} {where}" for where, values in steps.items() if values.notna().any()]
+    return ", ".join(texts) + "\n" + ("best step: " + ", ".join(found) if found else "no run has a best step")
+
+
+def _range(values):
+    low, high = int(values.min()), int(values.max())
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"

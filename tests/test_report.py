@@ -1,0 +1,370 @@
+"""Rules of the report: what they accept and what they refuse, on results made up for the purpose, and on real ones."""
+
+import pathlib
+import re
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import nqm_tools as nqm
+from nqm_tools import cli, report, sweeps
+from nqm_tools.report import _claims, _finding, _generalization, _kernels, _theorems
+from nqm_tools.store import Store
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "data" / "results"
+RATES = (0.5, 0.9, 1.1, 1.3, 1.5)
+
+
+def panel(losses, seeds=3, noise=0.01, **columns):
+    """Runs of a panel from ``{model: best test losses at RATES}``, NaN for divergence; seeds differ by ``noise``."""
+    rows = [
+        {
+            "model": model,
+            "seed": seed,
+            "learning_rate_ratio": rate,
+            "best_test_loss": loss * (1 + noise * (seed - 1)),
+            "best_test_accuracy": 1 - loss / 2 + noise * (seed - 1),
+            "regime": "divergent" if np.isnan(loss) else "monotone",
+            "best_step": 100 if rate < 1 else 50,
+            "steps": 200,
+            "final_loss": 0.1,
+        }
+        | columns
+        for model, values in losses.items()
+        for rate, loss in zip(RATES, values, strict=True)
+        for seed in range(seeds)
+    ]
+    return pd.DataFrame(rows)
+
+
+NAN = float("nan")
+AS_IN_THE_PAPER = {
+    "f": (0.7, 0.7, 0.68, 0.65, 0.6),
+    "f_quad": (0.7, 0.7, 0.67, 0.66, 0.68),
+    "f_lin": (0.7, 0.7, NAN, NAN, NAN),
+}
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        _generalization.agreement,
+        _generalization.gain("f", 0.05),
+        _generalization.gain("f_quad"),
+        _generalization.gain("f", column="best_test_accuracy"),
+        _generalization.falls_over_a_range("f"),
+        _generalization.falls_over_a_range("f_quad"),
+        _generalization.linear_model_diverges,
+        _generalization.long_enough,
+    ],
+)
+def test_a_panel_as_in_the_paper_holds_and_a_panel_of_other_models_is_not_decided(rule):
+    assert rule(panel(AS_IN_THE_PAPER)).holds is True
+    other = panel({"g": AS_IN_THE_PAPER["f"]})
+    if rule is not _generalization.long_enough:
+        assert rule(other).holds is None
+
+
+def test_models_agree_only_at_the_same_rate_and_seed():
+    apart = AS_IN_THE_PAPER | {"f_lin": (0.72, 0.7, NAN, NAN, NAN)}
+    found = _generalization.agreement(panel(apart))
+    assert found.holds is False
+    assert found.measured.startswith("apart by 2.83 ± 0.00 % (3 seeds)")
+    # A rate that is better or worse for all three alike is no disagreement.
+    moved = {model: (0.9, *values[1:]) for model, values in AS_IN_THE_PAPER.items()}
+    assert _generalization.agreement(panel(moved)).holds is True
+
+
+def test_a_gain_within_the_spread_over_seeds_does_not_hold():
+    runs = panel(AS_IN_THE_PAPER)
+    noisy = runs["best_test_loss"].where(runs["learning_rate_ratio"] < 1, runs["best_test_loss"] + 0.2 * runs["seed"])
+    assert _generalization.gain("f")(runs.assign(best_test_loss=noisy)).holds is False
+    # The spread that counts is that of the gain: seeds may be harder or easier as a whole.
+    assert _generalization.gain("f")(panel(AS_IN_THE_PAPER, noise=0.3)).holds is True
+
+
+def test_a_gain_must_reach_what_is_asked_for():
+    assert _generalization.gain("f_quad", 0.05)(panel(AS_IN_THE_PAPER)).holds is True
+    found = _generalization.gain("f_quad", 0.06)(panel(AS_IN_THE_PAPER))
+    assert found.holds is False
+    assert found.measured == "lower by 5.71 ± 0.00 % (3 seeds) at 1.3 times the critical rate"
+
+
+def test_rates_at_which_a_seed_diverged_do_not_count_as_best():
+    runs = panel(AS_IN_THE_PAPER)
+    runs.loc[runs.query("model == 'f' and learning_rate_ratio == 1.5 and seed == 0").index, "best_test_loss"] = NAN
+    assert "at 1.3 times" in _generalization.gain("f")(runs).measured
+
+
+def test_one_seed_has_no_spread_and_says_so():
+    found = _generalization.gain("f")(panel(AS_IN_THE_PAPER, seeds=1))
+    assert found.holds is True
+    assert "(1 seed, no spread)" in found.measured
+    worse = AS_IN_THE_PAPER | {"f": (0.7, 0.7, 0.8, 0.8, 0.8)}
+    assert _generalization.gain("f")(panel(worse, seeds=1)).holds is False
+
+
+@pytest.mark.parametrize(
+    ("losses", "holds", "count"),
+    [
+        ((0.7, 0.7, 0.68, 0.65, 0.6), True, 3),
+        ((0.7, 0.7, 0.68, 0.65, 0.7), True, 2),
+        ((0.7, 0.7, 0.68, 0.69, 0.6), False, 1),
+        ((0.7, 0.7, 0.71, 0.69, 0.6), False, 0),
+    ],
+)
+def test_a_fall_over_a_range_ends_at_the_first_rise(losses, holds, count):
+    found = _generalization.falls_over_a_range("f")(panel({"f": losses}))
+    assert (found.holds, found.measured.split(",")[0]) == (holds, f"falls over {count} of 3 rates")
+
+
+def test_one_linear_run_that_survives_is_enough():
+    runs = panel(AS_IN_THE_PAPER)
+    runs.loc[runs.query("model == 'f_lin' and learning_rate_ratio == 1.1 and seed == 2").index, "regime"] = "monotone"
+    found = _generalization.linear_model_diverges(runs)
+    assert found == _finding.Finding("8 of 9 runs diverge (3 rates)", False)
+
+
+def test_training_is_long_enough_if_the_best_loss_comes_before_the_end_or_nothing_is_left_to_learn():
+    assert _generalization.long_enough(panel(AS_IN_THE_PAPER, best_step=200)).holds is False
+    assert _generalization.long_enough(panel(AS_IN_THE_PAPER, best_step=200, final_loss=9e-4)).holds is True
+
+
+def curves(values, model="f", ratio=1.5, seed=0, regime="catapult", **settings):
+    """The recorded steps of one run."""
+    frame = pd.DataFrame(values).assign(model=model, learning_rate_ratio=ratio, seed=seed, regime=regime, **settings)
+    return frame.assign(step=range(len(frame)), key=f"{model}{ratio}{seed}{settings}")
+
+
+def test_theorem_3_counts_the_eigenvalues_that_leave_the_unstable_side():
+    n, rate = 8, 1.0  # mse: 2/eta of half_sum is n/eta = 8
+
+    def run(first, last, seed=0):
+        values = {"lambda_1": [first[0], last[0]], "lambda_2": [first[1], last[1]], "train_loss": [1.0, 0.0]}
+        return curves(
+            values, seed=seed, n_train=n, learning_rate=rate, critical_learning_rate=0.5, peak_loss=9.0, distance=0.0
+        )
+
+    def holds(region, *runs):
+        return _kernels.eigenvalues_by_rate("f", region)(pd.concat(runs)).holds
+
+    assert holds(0, run((7, 6), (7.1, 6))) is True
+    assert holds(0, run((7, 6), (7.1, 5))) is False
+    assert holds(1, run((10, 6), (7, 6))) is True
+    assert holds(1, run((10, 7), (7.01, 5))) is True, "they crossed: lambda_2 is the larger one now"
+    assert holds(1, run((10, 6), (9, 6))) is False, "not on the stable side"
+    assert holds(1, run((10, 6), (7, 5))) is False, "lambda_2 fell too"
+    assert holds(2, run((12, 10), (6, 5))) is True
+    assert holds(2, run((12, 10), (9, 5))) is False
+    assert holds(2, run((12, 10), (6, 5)), run((12, 10), (9, 5), seed=1)) is False
+    assert holds(1, run((12, 10), (6, 5))) is None, "no run in the region"
+
+
+def spike(exponent=1.0, share=1.0, sign=1.0, seed=0):
+    loss = np.array([1.0, 8.0, 60.0, 20.0, 3.0, 0.5])
+    projection = np.sqrt(share * 8 * loss)
+    correction = sign * (projection**2) ** exponent
+    values = {"train_loss": loss, "projection_1": projection, "R_f": correction, "R_K": 2 * correction}
+    return curves(values, seed=seed, n_train=8)
+
+
+def test_the_spike_lies_along_the_top_eigenvector_if_its_share_is_large_in_every_run():
+    rule = _kernels.spike_along_first("f")
+    assert rule(pd.concat([spike(), spike(share=0.96, seed=1)])) == (
+        "98.00 ± 2.83 % (2 seeds) of the loss at its peak",
+        True,
+    )
+    assert rule(pd.concat([spike(), spike(share=0.9, seed=1)])).holds is False
+    assert _kernels.spike_along_first("f_quad")(spike()).holds is None
+
+
+def test_corrections_must_be_positive_and_scale_while_the_loss_is_large():
+    assert _kernels.corrections_are_positive("f")(spike()).holds is True
+    once = spike()
+    once.loc[2, "R_K"] = -1.0
+    assert _kernels.corrections_are_positive("f")(once).holds is False
+    small = spike()
+    small.loc[5, ["R_f", "R_K"]] = -1.0  # the loss is small again
+    assert _kernels.corrections_are_positive("f")(small).holds is True
+    assert _kernels.corrections_scale("f")(spike(exponent=1.1)).holds is True
+    assert _kernels.corrections_scale("f")(spike(exponent=1.3)).holds is False
+
+
+def by_width(peak, left, distance=None, model="f", seeds=2):
+    """Catapults whose peak loss, final kernel and distance are functions of width and rate."""
+    runs = []
+    for width in (100, 400, 1600):
+        for ratio in (0.5, 1.2, 1.5):
+            for seed in range(seeds):
+                values = {
+                    "train_loss": [1.0, 0.1],
+                    "lambda_1": [4.0, 4.0 * left(width, ratio)],
+                    "distance": [0.0, (distance or (lambda *_: 1.0))(width, ratio)],
+                }
+                regime = "catapult" if ratio > 1 else "monotone"
+                settings = {"width": width, "peak_loss": peak(width, ratio)}
+                settings |= {"learning_rate": ratio / 2, "critical_learning_rate": 0.5}
+                runs.append(curves(values, model, ratio, seed, regime, **settings))
+    return pd.concat(runs)
+
+
+def test_figure_8_is_ordered_by_width_and_rate():
+    rule = _kernels.peak_rises("width", "f")
+    good = by_width(lambda width, ratio: width * ratio**2, lambda width, ratio: 1 / ratio**2)
+    assert rule(good).holds is True
+    assert rule(good).measured.startswith("peak ~ width^1.00; times 1.6 from 1.2 to 1.5")
+    assert _kernels.peak_rises("width", "f", rising=False)(good).holds is False
+    assert rule(by_width(lambda width, ratio: width / ratio, lambda *_: 0.5)).holds is False
+    assert _kernels.kernel_falls_with_rate("width", "f")(good).holds is True
+    assert _kernels.kernel_end_is_the_same("width", "f")(good).holds is True
+    bad = by_width(lambda *_: 2.0, lambda width, ratio: 0.3 + 0.05 * (width > 1000) + 0.01 * (width > 200) + ratio / 9)
+    assert _kernels.kernel_falls_with_rate("width", "f")(bad).holds is False
+    assert _kernels.kernel_end_is_the_same("width", "f")(bad) == (
+        "final over first kernel apart by 0.060 at most",
+        False,
+    )
+
+
+def test_figure_2a_asks_for_no_growth_below_and_a_square_root_above():
+    runs = by_width(
+        lambda *_: 2.0, lambda *_: 0.5, distance=lambda width, ratio: width**0.5 if ratio > 1 else 3 + 1 / width
+    )
+    assert _kernels.distance_exponent("f", above=False)(runs).holds is True
+    assert _kernels.distance_exponent("f", above=True)(runs).holds is True
+    flat = by_width(lambda *_: 2.0, lambda *_: 0.5, distance=lambda width, ratio: width**0.3)
+    assert _kernels.distance_exponent("f", above=False)(flat).holds is False
+    assert _kernels.distance_exponent("f", above=True)(flat).holds is False
+    assert _kernels.distance_exponent("f_quad", above=True)(flat).holds is None
+
+
+@pytest.fixture(scope="module")
+def one_example(tmp_path_factory):
+    """The sweep of theorems 1 and 2, made small, in a folder of results."""
+    folder = tmp_path_factory.mktemp("results")
+    sweep = sweeps.Sweep(
+        data=[{"name": "single_example", "dimension": 9, "label": label} for label in (0.0, 1.0)],
+        network=[{"name": "two_layer_fc", "width": width} for width in (1000, 8000)],
+        models=["f_quad"],
+        seeds=3,
+        learning_rates=[0.9, 1.2, 1.5, 2.1],
+        steps=300,
+        loss="half_sum",
+        record=["lambda_1", "distance"],
+    )
+    sweeps.run(sweep, folder / "theorems_1_2", say=lambda line: None)
+    return folder
+
+
+FIGURES_OF_ONE_EXAMPLE = ["1", "Theorem 1", "Theorem 2", "Proposition 6"]
+
+
+def test_the_theorems_hold_for_real_runs(one_example):
+    found = report.claims(one_example, FIGURES_OF_ONE_EXAMPLE)
+    assert found["verdict"].tolist() == ["holds"] * 7, found["measured"].tolist()
+    assert set(found["recorded"]) == {"48 runs, 3 seeds, width 1000, 8000, " + _machine()}
+
+
+def _machine():
+    environment = nqm.runs.environment()
+    device, cores = environment["device"], environment["cores"]
+    return f"{cores} {device} cores" if device == "cpu" else device
+
+
+def test_other_numbers_break_the_theorems(one_example):
+    frame = sweeps.load_curves(one_example / "theorems_1_2")
+    assert _theorems.peak_grows_with_width(frame.assign(peak_loss=1.0)).holds is False
+    assert _theorems.final_kernel(frame.assign(lambda_1=2.1 / frame["learning_rate"])).holds is False
+    small = frame.assign(lambda_1=frame["lambda_1"].where(frame["label"] == 0, 0.0))
+    assert _theorems.final_kernel(small).holds is False, "below 2 sqrt(c) eta |y|"
+    assert _theorems.final_kernel_series(frame.assign(lambda_1=frame["lambda_1"] * 0.98)).holds is False
+    assert _theorems.kernel_at_start(frame.assign(critical_learning_rate=9.0)).holds is False
+    assert _theorems.regimes(1, 1.9, "monotone")(frame).holds is False
+    assert _theorems.regimes(5, 6, "catapult")(frame).holds is None
+
+
+def test_a_folder_without_results_waits_and_a_missing_one_is_refused(tmp_path):
+    frame = report.claims(tmp_path)
+    assert set(frame.loc[frame["panel"].str.startswith("SVHN-2"), "verdict"]) == {"waits for data"}
+    assert set(frame.loc[~frame["panel"].str.startswith("SVHN-2"), "verdict"]) == {"not recorded"}
+    with pytest.raises(ValueError, match="there is no"):
+        report.claims(tmp_path / "none")
+    with pytest.raises(ValueError, match="no claim is about figure 99; there are 1, Theorem 1"):
+        report.claims(tmp_path, ["99"])
+
+
+def test_failed_runs_and_damaged_files_are_no_results(one_example, tmp_path):
+    row = {"key": "ab", "status": "failed", "reason": "x", "model": "f", "seed": 0}
+    Store(tmp_path / "theorems_1_2").write([row], {})
+    assert set(report.claims(tmp_path, ["1"])["verdict"]) == {"not recorded"}
+    (tmp_path / "theorems_1_2" / "0.parquet").write_bytes(b"no parquet")
+    with pytest.warns(UserWarning, match="is damaged"):
+        assert set(report.claims(tmp_path, ["1"])["verdict"]) == {"not recorded"}
+
+
+def test_every_claim_names_a_sweep_file_and_every_sweep_file_has_a_claim():
+    named = {claim.store for claim in _claims.claims()}
+    files = {path.stem for path in (ROOT / "experiments").glob("*.toml")}
+    assert named <= files
+    # Those on digits are the notebooks' own: their readers can run them without a download.
+    assert not {name for name in files - named if "digits" not in name}
+
+
+def test_the_command_writes_both_pages_and_ends_with_zero(one_example, tmp_path, capsys):
+    assert cli.main(["report", "--store", str(one_example), "--output", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr().out
+    assert "claims: 7 hold, 0 do not hold" in printed
+    assert "| Theorem 2 | one example | 2 of 2 |" in printed
+    markdown = (tmp_path / "out" / "report.md").read_text()
+    page = (tmp_path / "out" / "report.html").read_text()
+    for claim in _claims.claims():
+        assert claim.statement.replace("|", r"\|") in markdown
+    assert "✓ holds" in page
+    assert "<td>eta &lt; 2/lambda: monotone</td>" in page
+    assert cli.main(["report", "--store", str(tmp_path / "none")]) == 2
+
+
+def test_a_claim_that_does_not_hold_is_shown_with_its_number(one_example, tmp_path):
+    frame = report.claims(one_example, ["Theorem 1"]).assign(verdict="does not hold", measured="peak ~ width^0.5")
+    short = report.summary(frame)
+    assert short["does not hold"].tolist() == ["the loss climbs to order m (peak ~ width^0.5)"]
+    assert short["holds"].tolist() == ["0 of 1"]
+
+
+def test_without_a_clone_the_command_says_where_results_are(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(report, "__file__", str(tmp_path / "site-packages" / "nqm_tools" / "report" / "__init__.py"))
+    assert cli.main(["report"]) == 1
+    assert "part of the repository" in capsys.readouterr().err
+
+
+def test_the_readme_quotes_the_report_of_the_recorded_results():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a damaged file
+        frame = report.claims(RESULTS)
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    quoted = re.search(r"<!-- report -->\n(.*)<!-- report -->", readme, re.DOTALL)[1]
+    assert quoted == report.readme_table(frame)
+
+
+def test_a_file_without_the_two_marks_is_left_alone(one_example, tmp_path):
+    frame = report.claims(one_example, FIGURES_OF_ONE_EXAMPLE)
+    path = tmp_path / "page.md"
+    path.write_text(f"above\n{report.MARK}old\n{report.MARK}below\n")
+    report.quote(frame, path)
+    assert path.read_text() == f"above\n{report.MARK}{report.readme_table(frame)}{report.MARK}below\n"
+    path.write_text("no marks")
+    with pytest.raises(ValueError, match="two marks"):
+        report.quote(frame, path)
+    assert path.read_text() == "no marks"
+
+
+def test_recorded_results_say_where_they_come_from_and_stay_small():
+    files = [path for path in RESULTS.rglob("*") if path.is_file() and "locks" not in path.parts]
+    assert sum(path.stat().st_size for path in files) < 20e6
+    for folder in sorted(path for path in RESULTS.iterdir() if path.is_dir()):
+        assert (ROOT / "experiments" / f"{folder.name}.toml").is_file(), folder.name
+        for provenance in Store(folder, create=False).provenance().values():
+            assert {"jax", "device", "cores"} <= set(provenance["environment"])
+            assert not re.search(r"/(root|home|tmp|Users|work)/", str(provenance))
