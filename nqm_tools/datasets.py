@@ -11,6 +11,7 @@ files are found in ``root``, in the folder named by ``NQM_DATA_DIR``, in the cac
 import dataclasses
 import functools
 import numbers
+import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -143,6 +144,33 @@ _DATASETS = {
     "ag_news": _Dataset(_ag_news_pools, _features.text_features, (1, 2, 3, 4), (1, 2)),
 }
 NAMES = tuple(_DATASETS)
+
+
+def available(name, *, root=None):
+    """Whether the files of a data set are on this machine; nothing is downloaded.
+
+    Parameters
+    ----------
+    name : str
+        As for :func:`load`.
+    root : path, optional
+
+    Returns
+    -------
+    bool
+        True for ``digits``, which ships inside scikit-learn.
+    """
+    check_choice("name", name, NAMES)
+    if name not in _files.SOURCES:
+        return True
+    root = None if root is None else _files.check_folder("root", root)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # load says whether the files are the published ones
+        try:
+            _files.locate(name, root, download=False)
+        except FileNotFoundError:
+            return False
+    return True
 
 
 def default_classes(name):

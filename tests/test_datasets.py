@@ -257,6 +257,17 @@ def test_other_seeds_flip_other_labels():
     assert (flips[0] != flips[1]).any()
 
 
+def test_available_says_whether_the_files_are_here_and_fetches_nothing(folder, tmp_path, monkeypatch):
+    assert datasets.available("digits")
+    assert datasets.available("mnist", root=folder)
+    monkeypatch.delenv(_files.DATA_DIR_VARIABLE, raising=False)
+    monkeypatch.setenv(_files.CACHE_DIR_VARIABLE, str(tmp_path))
+    assert not datasets.available("mnist", root=tmp_path)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ValueError, match="name must be one of"):
+        datasets.available("cifar")
+
+
 # Scaling
 
 

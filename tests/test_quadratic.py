@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import nqm_tools as nqm
 from nqm_tools import dynamics, networks
 from nqm_tools.dynamics import OneExample
-from nqm_tools.quadratic import GeneralQuadraticModel, exact_map, two_layer_linear
+from nqm_tools.quadratic import GeneralQuadraticModel, diagonal, exact_map, two_layer_linear
 
 P = 6
 RNG = np.random.default_rng(0)
@@ -301,3 +301,18 @@ def test_impossible_widths_are_refused(width):
 def test_models_without_an_exact_map_are_refused(model, x, error, message):
     with pytest.raises(error, match=message):
         exact_map(model, x)
+
+
+def test_the_model_of_figure_8_is_a_general_quadratic_model_and_a_network(x64):
+    gamma, x = 0.3, np.random.default_rng(1).standard_normal((4, 7))
+    net = diagonal(gamma)
+    w = net.init(jax.random.key(0), x.shape)
+    assert w.shape == (7,)
+    signs = np.array([1.0, -1, 1, -1, 1, -1, 1])
+    model = GeneralQuadraticModel(lambda x: x / jnp.linalg.norm(x, axis=1, keepdims=True), signs, gamma)
+    np.testing.assert_allclose(net(w, x), model(w, x), rtol=1e-12)
+    kernel = nqm.empirical_ntk(net, w, x)
+    np.testing.assert_allclose(kernel, nqm.empirical_ntk(model, w, x), rtol=1e-12)
+    assert diagonal(gamma) is net
+    with pytest.raises(NotImplementedError, match="no width"):
+        net.kernel_fn(x, None, "ntk")

@@ -163,22 +163,37 @@ def test_theorem_3_counts_the_eigenvalues_that_leave_the_unstable_side():
     assert holds(1, run((12, 10), (6, 5))) is None, "no run in the region"
 
 
-def spike(exponent=1.0, share=1.0, sign=1.0, seed=0):
+def spike(exponent=1.0, share=1.0, second=0.0, unstable=1, seed=0):
     loss = np.array([1.0, 8.0, 60.0, 20.0, 3.0, 0.5])
     projection = np.sqrt(share * 8 * loss)
-    correction = sign * (projection**2) ** exponent
-    values = {"train_loss": loss, "projection_1": projection, "R_f": correction, "R_K": 2 * correction}
-    return curves(values, seed=seed, n_train=8)
+    correction = (projection**2) ** exponent
+    values = {"train_loss": loss, "projection_1": projection, "projection_2": np.sqrt(second * 8 * loss)}
+    values |= {"R_f": correction, "R_K": 2 * correction, "lambda_1": 10.0, "lambda_2": 9.0 if unstable == 2 else 7.0}
+    return curves(values, seed=seed, n_train=8, learning_rate=1.0)
 
 
-def test_the_spike_lies_along_the_top_eigenvector_if_its_share_is_large_in_every_run():
-    rule = _kernels.spike_along_first("f")
-    assert rule(pd.concat([spike(), spike(share=0.96, seed=1)])) == (
-        "98.00 ± 2.83 % (2 seeds) of the loss at its peak",
-        True,
-    )
-    assert rule(pd.concat([spike(), spike(share=0.9, seed=1)])).holds is False
-    assert _kernels.spike_along_first("f_quad")(spike()).holds is None
+def test_the_spike_lies_along_the_top_eigenvector_if_its_share_of_the_rise_is_large():
+    rule = _kernels.spike_in_top_space("f", 1)
+    assert rule(pd.concat([spike(), spike(share=0.94, seed=1)])) == ("97.00 ± 4.24 % (2 seeds) of the rise", True)
+    assert rule(pd.concat([spike(), spike(share=0.8, seed=1)])).holds is False
+    assert _kernels.spike_in_top_space("f_quad", 1)(spike()).holds is None
+    # What was there before the spike does not count: the loss along the top eigenvector must rise with it.
+    before = spike()
+    before["projection_1"] = np.sqrt(8 * (before["train_loss"] + 5))
+    assert rule(before).measured.startswith("100.00 %")
+
+
+def test_the_spike_of_two_unstable_directions_lies_along_both():
+    run = spike(share=0.6, second=0.37, unstable=2)
+    assert _kernels.spike_in_top_space("f", 1)(run).holds is None
+    assert _kernels.spike_in_top_space("f", 2)(run).holds is True
+    assert _kernels.spike_in_top_space("f", 2)(spike(share=0.6, second=0.3, unstable=2)).holds is False
+
+
+def test_a_loss_that_is_never_large_decides_nothing():
+    low = spike().assign(train_loss=[1.0, 1.5, 1.9, 1.2, 1.0, 0.5])
+    rules = _kernels.spike_in_top_space("f", 1), _kernels.corrections_are_positive("f"), _kernels.corrections_scale("f")
+    assert [rule(low).holds for rule in rules] == [None] * 3
 
 
 def test_corrections_must_be_positive_and_scale_while_the_loss_is_large():

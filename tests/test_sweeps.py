@@ -518,6 +518,34 @@ def test_a_scale_is_laid_over_each_table_that_is_repeated(tmp_path):
     assert [network["width"] for network in sweeps.Sweep.from_toml(path).network] == [24, 16]
 
 
+def test_a_part_of_a_sweep_has_the_same_runs(tmp_path, capsys):
+    whole = sweep(models=["f_lin", "f_quad"], seeds=3, learning_rates=[0.5, 1.5, 1.7])
+    part = whole.only(models=["f_quad"], seeds=[2, 1], learning_rates=[1.5])
+    assert len(part) == 2
+    assert len(whole) == 18
+    assert [(g.settings["model"], g.settings["seed"], g.rates) for g in part.groups()] == [
+        ("f_quad", 1, (1.5,)),
+        ("f_quad", 2, (1.5,)),
+    ]
+    assert {key for g in part.groups() for key in g.keys} < {key for g in whole.groups() for key in g.keys}
+    assert whole.only().groups() == whole.groups()
+    for wrong, message in (
+        ({"models": ["f"]}, "each of models must be one of 'f_lin', 'f_quad'; got 'f'"),
+        ({"seeds": [3]}, "each of seeds must be one of 0, 1, 2; got 3"),
+        ({"learning_rates": [1.6]}, "each of learning_rates must be one of 0.5, 1.5, 1.7; got 1.6"),
+        ({"seeds": []}, "seeds must not be empty"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            whole.only(**wrong)
+    path = tmp_path / "small.toml"
+    path.write_text("seeds = 2\n" + SMALL)
+    command = ["sweep", str(path), "--store", str(tmp_path / "store"), "--models", "f_lin", "--rates", "0.5"]
+    assert cli.main([*command, "--seeds", "1"]) == 0
+    assert capsys.readouterr().out.startswith("1 finished; ")
+    assert cli.main([*command, "--seeds", "2"]) == 2
+    assert "each of seeds must be one of 0, 1; got 2" in capsys.readouterr().err
+
+
 def test_a_short_file_has_the_defaults(tmp_path):
     (tmp_path / "small.toml").write_text(SMALL)
     assert sweeps.Sweep.from_toml(str(tmp_path / "small.toml")).groups() == sweep().groups()

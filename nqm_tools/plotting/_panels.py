@@ -4,7 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 
-from nqm_tools.plotting._style import DASHES, MARKERS, MODELS, PALETTE, check_columns, name_models, new_axes
+from nqm_tools.plotting._style import DASHES, LABELS, MARKERS, MODELS, PALETTE, check_columns, name_models, new_axes
 
 CRITICAL = r"\eta_{\mathrm{crit}}"
 
@@ -179,12 +179,15 @@ def describe(summary):
     str
     """
     check_columns(summary, ("model", "seed", "n_train", "width", "steps", "learning_rate_ratio", "best_step"))
-    texts = [f"{symbol} = {_range(summary[column])}" for symbol, column in (("$n$", "n_train"), ("$m$", "width"))] + [
-        f"{_range(summary['steps'])} steps"
+    seeds = summary.groupby("model")["seed"].nunique()
+    most = int(seeds.max())
+    texts = [
+        f"$n$ = {_range(summary['n_train'])}",
+        f"$m$ = {_range(summary['width'])}",
+        f"{_range(summary['steps'])} steps",
+        f"{most} seed{'s' if most > 1 else ''}",
     ]
-    counts = summary.groupby("model")["seed"].nunique()
-    texts.append(f"{counts.max()} seed{'s' * (counts.max() > 1)}")
-    texts += [f"{count} of ${model}$" for model, count in counts.items() if count < counts.max()]
+    texts += [f"{count} of {LABELS[model].split()[-1]}" for model, count in seeds.items() if count < most]
     below = summary["learning_rate_ratio"] < 1
     steps = {f"below ${CRITICAL}$": summary["best_step"][below], "above": summary["best_step"][~below]}
     found = [f"{_range(values)} {where}" for where, values in steps.items() if values.notna().any()]

@@ -27,7 +27,7 @@ def spread(values, form="{:.3g}", unit=""):
     mean, sd = mean_and_sd(values)
     if np.isnan(sd):
         return f"{form.format(mean)}{unit} (1 seed, no spread)"
-    return f"{form.format(mean)} ± {form.format(sd)}{unit} ({len(values)} seeds)"
+    return f"{form.format(mean)} ± {form.replace('+', '').format(sd)}{unit} ({len(values)} seeds)"
 
 
 def percent(values):

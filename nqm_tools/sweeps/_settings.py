@@ -149,9 +149,7 @@ class Sweep:
         for field, wanted in (("models", models), ("seeds", seeds), ("learning_rates", learning_rates)):
             if wanted is not None:
                 values = getattr(self, field)
-                wanted = _listed(
-                    field, wanted, lambda what, value, has=values: check_choice(f"each of {what}", value, has)
-                )
+                wanted = _listed(field, wanted, lambda what, value, has=values: _one_of(f"each of {what}", value, has))
                 object.__setattr__(part, field, tuple(value for value in values if value in wanted))
         return part
 
@@ -220,6 +218,12 @@ def _listed(name, values, check):
     if any(value in values[:i] for i, value in enumerate(values)):
         raise ValueError(f"{name} must not hold anything twice; got {list(values)!r}")
     return values
+
+
+def _one_of(what, value, values):
+    if value not in values:
+        raise ValueError(f"{what} must be one of {', '.join(map(repr, values))}; got {value!r}")
+    return value
 
 
 def _complete(what, settings, makers):

@@ -1,0 +1,65 @@
+"""The sweep files: both scales are sound, and each runs, made tiny, on files generated in its publisher's layout."""
+
+import pathlib
+import tomllib
+
+import publishers
+import pytest
+
+from nqm_tools import report, sweeps
+from nqm_tools.sweeps import Sweep
+
+FILES = sorted((pathlib.Path(__file__).resolve().parent.parent / "experiments").glob("*.toml"))
+EXAMPLES = 12, 8  # a generated pool has ten of each of the two classes
+
+
+@pytest.fixture
+def generated(monkeypatch, tmp_path):
+    for name in publishers.SOURCES:
+        publishers.publish(name, tmp_path / "published")
+    publishers.isolate(monkeypatch, tmp_path / "cache", publishers.sources(publishers.NOWHERE, tmp_path / "published"))
+    monkeypatch.setenv("NQM_DATA_DIR", str(tmp_path / "published"))
+
+
+def tiny(path, folder):
+    """A copy of a sweep file with a scale ``tiny``: one seed, few examples, width 8, three steps."""
+    content = tomllib.loads(path.read_text())
+    data = content["data"] if isinstance(content["data"], list) else [content["data"]]
+    networks = content["network"] if isinstance(content["network"], list) else [content["network"]]
+    text = "\n[scales.tiny]\nseeds = 1\n[scales.tiny.training]\nsteps = 3\nrecord_every = 1\n"
+    if "batch_size" in content["training"]:
+        text += "batch_size = 5\n"
+    if all("n_train" in table for table in data):
+        text += f"[scales.tiny.data]\nn_train = {EXAMPLES[0]}\n"
+        text += f"n_test = {EXAMPLES[1]}\n" * all(table.get("n_test") for table in data)
+    if len(networks) == 1 and "width" in networks[0]:
+        text += "[scales.tiny.network]\nwidth = 8\n"
+    copy = folder / path.name
+    copy.write_text(path.read_text() + text)
+    return copy
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_both_scales_are_sound_and_quick_is_the_smaller(path):
+    paper, quick = Sweep.from_toml(path), Sweep.from_toml(path, "quick")
+    assert len(paper.seeds) >= 3
+    assert len(quick) < len(paper)
+    assert set(quick.models) <= set(paper.models)
+    if paper.unit == "critical" and "test_loss" in paper.training.record:
+        assert min(paper.learning_rates) < 1 < max(paper.learning_rates)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_sweep_runs_on_generated_files(generated, path, tmp_path):
+    sweep = Sweep.from_toml(tiny(path, tmp_path), "tiny")
+    rates = sweep.learning_rates
+    part = sweep.only(learning_rates=[min(rates), max(rates)])
+    store = tmp_path / "results" / path.stem
+    frame = sweeps.run(part, store, say=lambda line: None)
+    assert len(frame) == len(part)
+    assert set(frame["status"]) <= {"finished", "diverged"}, frame["reason"].unique()
+    found = report.claims(tmp_path / "results")
+    decided = found[found["recorded"] != ""]
+    assert set(decided["verdict"]) <= {"holds", "does not hold", "not recorded"}
+    if "digits" not in path.stem:
+        assert not decided.empty
