@@ -29,6 +29,7 @@ reproduce: $(STAMP)
 # From data/results; the README quotes its table.
 report: $(STAMP)
 	$(BIN)/nqm report --output report --quote README.md
+	cp report/report.md data/results/README.md
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -q -n auto --dist worksteal

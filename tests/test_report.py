@@ -354,13 +354,15 @@ def test_without_a_clone_the_command_says_where_results_are(monkeypatch, tmp_pat
     assert "part of the repository" in capsys.readouterr().err
 
 
-def test_the_readme_quotes_the_report_of_the_recorded_results():
+def test_the_readmes_quote_the_report_of_the_recorded_results(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # a damaged file
         frame = report.claims(RESULTS)
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     quoted = re.search(r"<!-- report -->\n(.*)<!-- report -->", readme, re.DOTALL)[1]
-    assert quoted == report.readme_table(frame)
+    assert quoted == report.readme_table(frame), "make report"
+    written, _ = report.write(frame, tmp_path)
+    assert written.read_text(encoding="utf-8") == (RESULTS / "README.md").read_text(encoding="utf-8"), "make report"
 
 
 def test_a_file_without_the_two_marks_is_left_alone(one_example, tmp_path):

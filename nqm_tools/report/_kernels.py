@@ -136,7 +136,7 @@ def corrections_scale(model):
 
 
 def _catapults(frame, model, directions=1):
-    """The runs whose loss gets large and falls again, with so many unstable directions of the first two at the start."""
+    """The runs whose loss gets large and falls again; ``directions`` of the first two are unstable at the start."""
     runs = frame[(frame["model"] == model) & (frame["regime"] == "catapult")]
     runs = [run.sort_values("step") for _, run in runs.groupby(RUN)]
     large = [run for run in runs if run["train_loss"].max() > LARGE * run["train_loss"].iloc[0]]
