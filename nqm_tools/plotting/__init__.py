@@ -11,6 +11,7 @@ from nqm_tools.plotting._dynamics import invariant_curves, phase_diagram, trap
 from nqm_tools.plotting._panels import best_test_accuracy, best_test_loss, describe, panels, single_runs
 from nqm_tools.plotting._quantities import against_width, decay_factors, lines, width_exponents
 from nqm_tools.plotting._runs import examples, loss_and_eigenvalues, loss_curves, regimes
+from nqm_tools.plotting._spectra import corrections, spike
 from nqm_tools.plotting._style import DASHES, LABELS, MARKERS, MODELS, PALETTE
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "against_width",
     "best_test_accuracy",
     "best_test_loss",
+    "corrections",
     "decay_factors",
     "describe",
     "examples",
@@ -34,6 +36,7 @@ __all__ = [
     "regimes",
     "save",
     "single_runs",
+    "spike",
     "trap",
     "width_exponents",
 ]

@@ -138,7 +138,7 @@ def panels(summaries, *, draw=best_test_loss, columns=3, axes=None):
     axes = np.ravel(axes)
     if len(axes) != len(summaries):
         raise ValueError(f"axes must hold one for each of the {len(summaries)} settings; got {len(axes)}")
-    legend = {}
+    legend, labelled = {}, set()
     for i, (ax, (title, summary)) in enumerate(zip(axes, summaries.items(), strict=True)):
         if isinstance(summary, str):
             _empty(ax, title, summary)
@@ -149,8 +149,9 @@ def panels(summaries, *, draw=best_test_loss, columns=3, axes=None):
         ax.get_legend().remove()
         ax.set_title(f"{title}\n{describe(summary)}", fontsize="small")
         ax.set_xlabel(rf"$\eta/{CRITICAL}$")
-        if i % columns:
+        if i // columns in labelled:  # once in a row of panels
             ax.set_ylabel("")
+        labelled.add(i // columns)
     if legend:
         axes[0].figure.legend(
             legend.values(), legend.keys(), loc="outside lower center", ncols=len(legend), frameon=False
@@ -191,7 +192,7 @@ def describe(summary):
     below = summary["learning_rate_ratio"] < 1
     steps = {f"below ${CRITICAL}$": summary["best_step"][below], "above": summary["best_step"][~below]}
     found = [f"{_range(values)} {where}" for where, values in steps.items() if values.notna().any()]
-    return ", ".join(texts) + "\n" + ("best step: " + ", ".join(found) if found else "no run has a best step")
+    return ", ".join(texts) + "\n" + ("best loss at step " + ", ".join(found) if found else "every run diverges")
 
 
 def _range(values):

@@ -40,6 +40,9 @@ def against_width(frame, *, y, hue="model", ax=None):
         ax.plot(means.index, means, color=color, marker=marker, linestyle="none", label=label)
     ax.set_xscale("log")
     ax.set_yscale("log")
+    # The decades' own labels run into each other over one or two decades.
+    ax.set_xticks(sorted(frame["width"].unique()), labels=[f"{width:g}" for width in sorted(frame["width"].unique())])
+    ax.set_xticks([], minor=True)
     ax.set_xlabel("width $m$")
     ax.set_ylabel(y.replace("_", " "))
     ax.legend(frameon=False)

@@ -67,7 +67,7 @@ def eigenvalues_by_rate(model, region):
             good = changes.max(axis=1) < edge
             falls = 1 - changes.sum(axis=1) / starts.sum(axis=1)
             say = f"their sum falls by {percent(falls)}"
-        return Finding(f"{good.sum()} of {len(good)} runs; {say}".replace("seeds", "runs"), bool(good.all()))
+        return Finding(f"{good.sum()} of {len(good)} runs; {_runs(say)}", bool(good.all()))
 
     return check
 
@@ -88,13 +88,13 @@ def spike_in_top_space(model, directions):
     def check(frame):
         runs = _catapults(frame, model, directions)
         if not runs:
-            return unknown(f"no catapult of {model} along {directions} is recorded")
+            return unknown(f"no run of {model} with {directions} unstable directions is recorded")
         shares = []
         for run in runs:
             peak = run["train_loss"].to_numpy().argmax()
             along = sum(run[f"projection_{i + 1}"].to_numpy() ** 2 for i in range(directions)) / run["n_train"].iloc[0]
             shares.append((along[peak] - along[0]) / np.ptp(run["train_loss"].iloc[[0, peak]]))
-        return Finding(percent(shares) + " of the rise", bool(np.mean(shares) >= TOP_SHARE))
+        return Finding(_runs(percent(shares)) + " of the rise", bool(np.mean(shares) >= TOP_SHARE))
 
     return check
 
@@ -109,7 +109,7 @@ def corrections_are_positive(model):
         large = [run[run["train_loss"] > LARGE * run["train_loss"].iloc[0]] for run in runs]
         positive = [((rows["R_f"] > 0) & (rows["R_K"] > 0)).mean() for rows in large]
         return Finding(
-            f"both positive at {percent(positive)} of the steps with a loss above {LARGE:g} times the first",
+            f"both positive at {_runs(percent(positive))} of the steps with a loss above {LARGE:g} times the first",
             bool(min(positive) == 1),
         )
 
@@ -128,11 +128,18 @@ def corrections_scale(model):
             rows = run[(run["train_loss"] > LARGE * run["train_loss"].iloc[0]) & (run["R_f"] > 0) & (run["R_K"] > 0)]
             for name, values in exponents.items():
                 values.append(slope(rows["projection_1"] ** 2, rows[name]))
-        measured = "; ".join(f"{name}: exponent {spread(values, '{:.2f}')}" for name, values in exponents.items())
+        measured = "; ".join(
+            f"{name}: exponent {_runs(spread(values, '{:.2f}'))}" for name, values in exponents.items()
+        )
         means = [np.mean(values) for values in exponents.values()]
         return Finding(measured, bool(np.abs(np.array(means) - 1).max() <= 0.2))
 
     return check
+
+
+def _runs(text):
+    """A spread over runs, which differ in seed or rate."""
+    return text.replace("seed", "run")
 
 
 def _catapults(frame, model, directions=1):
@@ -212,16 +219,22 @@ def _table(frame, with_column, model, value):
 
 
 def distance_exponent(model, above):
-    """Figure 2a: how the distance between start and end of a run grows with the width."""
+    """Figure 2a: how the distance between start and end of a run grows with the width.
+
+    Above the critical rate, of what the catapult adds, in quadrature, to the largest distance below it: learning the
+    labels takes a distance of its own, which does not grow.
+    """
 
     def check(frame):
         runs = ends(frame[frame["model"] == model], "width")
-        runs = runs[runs["learning_rate_ratio"] > 1] if above else runs[runs["learning_rate_ratio"] < 1]
-        runs = runs[runs["regime"] == ("catapult" if above else "monotone")]
-        if runs["width"].nunique() < 2:
+        table = runs.pivot_table(index=["seed", "width"], columns="learning_rate_ratio", values="distance_last")
+        below, beyond = table[[r for r in table if r < 1]], table[[r for r in table if r > 1]]
+        chosen = beyond if above else below
+        if runs["width"].nunique() < 2 or below.empty or chosen.empty:
             return unknown(f"{model} is not recorded at two widths")
+        added = np.sqrt((chosen**2).sub(below.max(axis=1) ** 2, axis=0)) if above else chosen
         exponents = [
-            slope(rows["width"], rows["distance_last"]) for _, rows in runs.groupby(["seed", "learning_rate_ratio"])
+            slope(rows.index.get_level_values("width"), rows[r]) for _, rows in added.groupby("seed") for r in rows
         ]
         good = abs(np.mean(exponents) - (0.5 if above else 0)) <= 0.1
         return Finding(
