@@ -277,7 +277,7 @@ FIGURES_OF_ONE_EXAMPLE = ["1", "Theorem 1", "Theorem 2", "Proposition 6"]
 def test_the_theorems_hold_for_real_runs(one_example):
     found = report.claims(one_example, FIGURES_OF_ONE_EXAMPLE)
     assert found["verdict"].tolist() == ["holds"] * 7, found["measured"].tolist()
-    assert set(found["recorded"]) == {"48 runs, 3 seeds, width 1000, 8000, " + _machine()}
+    assert set(found["recorded"]) == {"f_quad: 3 seeds, 4 rates; width 1000, 8000; " + _machine()}
 
 
 def _machine():
@@ -344,6 +344,15 @@ def test_a_claim_that_does_not_hold_is_shown_with_its_number(one_example, tmp_pa
     short = report.summary(frame)
     assert short["does not hold"].tolist() == ["the loss climbs to order m (peak ~ width^0.5)"]
     assert short["holds"].tolist() == ["0 of 1"]
+
+
+def test_what_is_recorded_is_said_model_by_model_where_it_differs():
+    runs = panel(AS_IN_THE_PAPER).assign(device="cpu", cores=2, width=64)
+    runs["key"] = [f"{number:x}" for number in range(len(runs))]
+    assert report._recorded(runs) == "f, f_lin, f_quad: 3 seeds, 5 rates; width 64; 2 cpu cores"
+    part = runs[(runs["model"] != "f") | ((runs["seed"] == 0) & (runs["learning_rate_ratio"] > 0.8))]
+    part = part.assign(device=part["model"].map({"f": "H100"}).fillna("cpu"))
+    assert report._recorded(part) == "f: 1 seed, 4 rates; f_lin, f_quad: 3 seeds, 5 rates; width 64; H100; 2 cpu cores"
 
 
 def test_without_a_clone_the_command_says_where_results_are(monkeypatch, tmp_path, capsys):

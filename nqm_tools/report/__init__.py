@@ -49,7 +49,7 @@ def claims(store, figures=None):
     -------
     pandas.DataFrame
         Columns figure, panel, claim (what the paper says), measured (with mean ± standard deviation over seeds), rule,
-        verdict (one of :data:`VERDICTS`) and recorded (runs, seeds, width and machine). ``not recorded`` is a claim
+        verdict (one of :data:`VERDICTS`) and recorded (models, seeds, rates, width, machine). ``not recorded`` is a claim
         whose runs are missing, as a whole or of the models and rates that its rule needs; ``waits for data`` one whose
         data set could not be had.
 
@@ -104,7 +104,7 @@ def readme_table(frame):
     undecided = short["holds"] == ""
     short["holds"] = short["holds"].where(~undecided, short["open"])
     short["open"] = short["open"].where(~undecided, "")
-    columns = ["figure", "panel", "holds", "does not hold"] + (["open"] if short["open"].any() else [])
+    columns = ["figure", "panel", "holds", "does not hold", *(["open"] if short["open"].any() else []), "recorded"]
     return f"{headline(frame)}\n\n{to_markdown(short[columns])}"
 
 
@@ -197,20 +197,19 @@ def _row(claim, records):
 
 
 def _recorded(frame):
-    """Runs, seeds, sizes and machine of a record, in words."""
+    """Runs, seeds, rates, sizes and machine of a record, in words."""
     runs = frame.drop_duplicates("key")
-    parts = [_count(len(runs), "run")]
-    seeds = runs.groupby("model")["seed"].nunique()
-    if seeds.nunique() == 1:
-        parts.append(_count(seeds.iloc[0], "seed"))
-    else:
-        parts.append("seeds: " + ", ".join(f"{model} {count}" for model, count in seeds.items()))
+    models = {}
+    for model, rows in runs.groupby("model"):
+        size = f"{_count(rows['seed'].nunique(), 'seed')}, {_count(rows['learning_rate_ratio'].nunique(), 'rate')}"
+        models.setdefault(size, []).append(model)
+    parts = [", ".join(names) + f": {size}" for size, names in models.items()]
     for name in ("width", "gamma"):
         if name in runs:
             parts.append(f"{name} " + ", ".join(f"{value:g}" for value in sorted(runs[name].dropna().unique())))
     machines = runs[["device", "cores"]].drop_duplicates()
     parts += [f"{cores} {device} cores" if device == "cpu" else device for device, cores in machines.to_numpy()]
-    return ", ".join(parts)
+    return "; ".join(parts)
 
 
 def _count(number, noun):
