@@ -49,7 +49,7 @@ def claims(store, figures=None):
     -------
     pandas.DataFrame
         Columns figure, panel, claim (what the paper says), measured (with mean ± standard deviation over seeds), rule,
-        verdict (one of :data:`VERDICTS`) and recorded (models, seeds, rates, width, machine). ``not recorded`` is a claim
+        verdict (one of :data:`VERDICTS`), recorded (models, seeds, rates, width, machine). ``not recorded`` is a claim
         whose runs are missing, as a whole or of the models and rates that its rule needs; ``waits for data`` one whose
         data set could not be had.
 
