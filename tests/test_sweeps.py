@@ -629,7 +629,7 @@ def test_the_command_says_what_there_is_and_whether_all_is_well(tmp_path, capsys
     assert capsys.readouterr().out == f"2 finished; read them with sweeps.load({str(store)!r})\n"
 
 
-@pytest.mark.parametrize("arguments", [[], ["{path}"], ["--store", "x"], ["{path}", "--store", "x", "--seeds", "3"]])
+@pytest.mark.parametrize("arguments", [[], ["{path}"], ["--store", "x"], ["{path}", "--store", "x", "--steps", "3"]])
 def test_wrong_usage_is_code_2(tmp_path, capsys, arguments):
     with pytest.raises(SystemExit) as caught:
         cli.main(["sweep", *(argument.format(path=tmp_path / "x.toml") for argument in arguments)])
