@@ -13,7 +13,7 @@ import pathlib
 from nqm_tools.report._claims import AWAITED
 from nqm_tools.report._claims import claims as _all_claims
 
-VERDICTS = ("holds", "does not hold", "waits for data", "not recorded")
+VERDICTS = ("holds", "does not hold", "undecided", "waits for data", "not recorded")
 MARK = "<!-- report -->\n"
 COLUMNS = ("figure", "panel", "claim", "measured", "rule", "verdict", "recorded")
 
@@ -49,9 +49,9 @@ def claims(store, figures=None):
     -------
     pandas.DataFrame
         Columns figure, panel, claim (what the paper says), measured (with mean ± standard deviation over seeds), rule,
-        verdict (one of :data:`VERDICTS`), recorded (models, seeds, rates, width, machine). ``not recorded`` is a claim
-        whose runs are missing, as a whole or of the models and rates that its rule needs; ``waits for data`` one whose
-        data set could not be had.
+        verdict (one of :data:`VERDICTS`), recorded (models, seeds, rates, width, machine). ``undecided`` is a
+        claim for which too few seeds, rates or models are recorded; ``not recorded`` one without any run; ``waits for
+        data`` one whose data set could not be had.
 
     Raises
     ------
@@ -150,16 +150,21 @@ def write(frame, output):
 
 
 def headline(frame):
-    """How many claims hold, in one sentence."""
+    """How many of the paper's claims hold, and how many checks of ours."""
+    ours = frame["claim"].str.startswith("(ours)")
+    theirs = _counted(frame[~ours], "claim")
+    return f"{theirs} about the paper's figures and theorems; {_counted(frame[ours], 'check')} of ours."
+
+
+def _counted(frame, noun):
     counts = frame["verdict"].value_counts()
-    return (
-        f"{len(frame)} claims: "
-        + ", ".join(f"{counts.get(verdict, 0)} {_PLURAL[verdict]}" for verdict in VERDICTS)
-        + "."
-    )
+    each = ", ".join(f"{counts[verdict]} {_PLURAL[verdict]}" for verdict in VERDICTS if verdict in counts)
+    return f"{_count(len(frame), noun)} ({each})" if each else f"no {noun}"
 
 
-_PLURAL = dict(zip(VERDICTS, ("hold", "do not hold", "wait for data", "are not recorded"), strict=True))
+_PLURAL = dict(
+    zip(VERDICTS, ("hold", "do not hold", "are undecided", "wait for data", "are not recorded"), strict=True)
+)
 
 
 def _mark(verdict):
@@ -192,7 +197,7 @@ def _row(claim, records):
     else:
         finding = claim.check(frame)
         measured, recorded = finding.measured, _recorded(frame)
-        verdict = {True: "holds", False: "does not hold", None: "not recorded"}[finding.holds]
+        verdict = {True: "holds", False: "does not hold", None: "undecided"}[finding.holds]
     return (claim.figure, claim.panel, claim.statement, measured, claim.rule, verdict, recorded)
 
 
@@ -208,7 +213,7 @@ def _recorded(frame):
         if name in runs:
             parts.append(f"{name} " + ", ".join(f"{value:g}" for value in sorted(runs[name].dropna().unique())))
     machines = runs[["device", "cores"]].drop_duplicates()
-    parts += [f"{cores} {device} cores" if device == "cpu" else device for device, cores in machines.to_numpy()]
+    parts += [_count(cores, f"{device} core") if device == "cpu" else device for device, cores in machines.to_numpy()]
     return "; ".join(parts)
 
 

@@ -35,9 +35,6 @@ def percent(values):
 
 
 def beyond_spread(values):
-    """Whether numbers, one a seed, are positive on average by more than their standard deviation.
-
-    One seed has none: then it is whether the number is positive, and :func:`spread` says that there is one seed.
-    """
+    """Whether numbers, one a seed, are positive on average by more than their standard deviation."""
     mean, sd = mean_and_sd(values)
-    return bool(mean > 0 and not mean <= sd)
+    return mean > 0 and mean > sd

@@ -11,6 +11,10 @@ MODELS = ("f", "f_lin", "f_quad")
 # The project's bar for figure 2b (its other panels: below at all, beyond the spread).
 AGREEMENT = 0.02
 CLEAR_GAIN = 0.05
+# One seed has no spread to compare with.
+FEWEST_SEEDS = 2
+# With fewer wrong answers than this there is no room for a higher accuracy.
+FEWEST_ERRORS = 5
 # A training loss of which nothing is left to learn.
 FITTED = 1e-3
 
@@ -18,20 +22,24 @@ FITTED = 1e-3
 def agreement(frame):
     """Below the critical rate: how far apart the three models' best test losses are at the same rate and seed."""
     below = frame[frame["learning_rate_ratio"] < 1]
+    diverged = below[(below["regime"] == "divergent") & below["model"].isin(MODELS)]
+    if not diverged.empty:
+        return Finding(f"{len(diverged)} of {len(below)} runs diverge below the critical rate", False)
     table = below.pivot_table(index=["seed", "learning_rate_ratio"], columns="model", values="best_test_loss")
     if not set(MODELS) <= set(table.columns) or table[list(MODELS)].dropna().empty:
         return unknown("the three models are not recorded at one rate below the critical one")
     table = table[list(MODELS)].dropna()
     apart = (table.max(axis=1) - table.min(axis=1)) / table.mean(axis=1)
     worst = apart.groupby("seed").max()
-    return Finding(f"apart by {percent(worst)} at most", bool(worst.mean() <= AGREEMENT))
+    measured = f"apart by {percent(worst)} at most"
+    return Finding(measured, None if len(worst) < FEWEST_SEEDS else bool(worst.mean() <= AGREEMENT))
 
 
 def gain(model, least=0.0, column="best_test_loss"):
     """How much better the best rate above the critical one is than the best below it, seed by seed.
 
-    Both rates are those with the best means over seeds, among the rates at which no seed diverged. ``least`` is a
-    share of the loss. For ``best_test_accuracy`` the gain is in percentage points.
+    Both rates are those with the best means over seeds, among the rates that every seed has and at which none
+    diverged. ``least`` is a share of the loss. For ``best_test_accuracy`` the gain is in percentage points.
     """
 
     def check(frame):
@@ -41,14 +49,18 @@ def gain(model, least=0.0, column="best_test_loss"):
             return unknown(f"{model} is not recorded on both sides of the critical rate")
         if column == "best_test_accuracy":
             ratio = above.mean().idxmax()
-            gains = above[ratio] - below[below.mean().idxmax()]
+            best_below = below[below.mean().idxmax()]
+            gains = above[ratio] - best_below
             measured = spread(100 * gains, "{:+.2f}", " points")
+            errors = (1 - best_below.mean()) * frame["n_test"].iloc[0]
+            if errors < FEWEST_ERRORS:
+                return unknown(f"{measured}; only {errors:.1f} wrong answers are left below the critical rate")
         else:
             ratio = above.mean().idxmin()
             gains = 1 - above[ratio] / below[below.mean().idxmin()]
             measured = "lower by " + percent(gains)
-        holds = beyond_spread(gains) and gains.mean() >= least
-        return Finding(f"{measured} at {ratio:g} times the critical rate", bool(holds))
+        holds = None if len(gains) < FEWEST_SEEDS else bool(beyond_spread(gains) and gains.mean() >= least)
+        return Finding(f"{measured} at {ratio:g} times the critical rate", holds)
 
     return check
 
@@ -63,6 +75,8 @@ def falls_over_a_range(model, at_least=2):
             return unknown(f"{model} is recorded at {len(above)} rates above the critical one")
         steps = np.diff([below.iloc[-1], *above]) < 0
         falling = len(steps) if steps.all() else int(np.argmin(steps))
+        if falling < at_least and len(above) == at_least:
+            return unknown(f"only {len(above)} rates above the critical one are recorded, too few to tell")
         until = f", to {above.index[falling - 1]:g} times the critical rate" if falling else ""
         return Finding(f"falls over {falling} of {len(above)} rates{until}", falling >= at_least)
 

@@ -17,7 +17,10 @@ def regimes(low, high, expected):
         if runs.empty:
             return unknown("f_quad is not recorded there")
         good = int((runs["regime"] == expected).sum())
-        return Finding(f"{good} of {len(runs)} runs are {expected}", good == len(runs))
+        rates = ", ".join(f"{rate:g}" for rate in sorted(runs["learning_rate_ratio"].unique()))
+        return Finding(
+            f"{good} of {len(runs)} runs are {expected}, at {rates} times the critical rate", good == len(runs)
+        )
 
     return check
 
@@ -62,7 +65,7 @@ def final_kernel_series(frame):
 
 def kernel_at_start(frame):
     """Proposition 6: ``lambda(0)`` against ``|x|^2/d``."""
-    runs = frame[frame["model"] == "f_quad"].drop_duplicates(["width", "seed", "label"])
+    runs = frame[frame["model"] == "f_quad"].drop_duplicates(["width", "seed", "dimension"])
     if runs.empty:
         return unknown("f_quad is not recorded")
     ratios = 2 / runs["critical_learning_rate"] / (_coupling(runs) * runs["width"])
