@@ -33,7 +33,7 @@ report: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -q -n auto --dist worksteal
-	$(BIN)/python -m pytest -q --nbval-lax -p no:cacheprovider notebooks
+	$(BIN)/python -m pytest -q -n auto --dist loadfile --nbval-lax -p no:cacheprovider notebooks
 
 test-jax: $(STAMP)
 	@for end in $(JAX_ENDS); do \
