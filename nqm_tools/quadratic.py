@@ -122,16 +122,23 @@ def _diagonal(gamma):
     def init_fn(key, input_shape):
         return (*input_shape[:-1], 1), jax.random.normal(key, input_shape[-1:])
 
+    model = GeneralQuadraticModel(_unit_length, _alternating_signs, gamma)
+
     def apply_fn(params, x):
-        x = jnp.asarray(x)
-        phi = x / jnp.linalg.norm(x, axis=1, keepdims=True)
-        sigma = jnp.where(jnp.arange(x.shape[1]) % 2 == 0, 1.0, -1.0)
-        return ((phi + gamma / 2 * sigma * params) @ params)[:, None].astype(params.dtype)
+        return model(params, jnp.asarray(x))
 
     def kernel_fn(*args, **kwargs):
         raise NotImplementedError("a quadratic model has no width, hence no infinite-width kernel")
 
     return Network(init_fn, apply_fn, kernel_fn)
+
+
+def _unit_length(x):
+    return x / jnp.linalg.norm(x, axis=1, keepdims=True)
+
+
+def _alternating_signs(x):
+    return jnp.broadcast_to(jnp.where(jnp.arange(x.shape[1]) % 2 == 0, 1.0, -1.0), x.shape)
 
 
 def two_layer_linear(width):

@@ -22,16 +22,16 @@ def mean_and_sd(values):
     return values.mean(), values.std(ddof=1) if values.size > 1 else np.nan
 
 
-def spread(values, form="{:.3g}", unit=""):
-    """``mean ± sd (n seeds)`` of one number a seed."""
+def spread(values, form="{:.3g}", unit="", of="seeds"):
+    """``mean ± sd (n seeds)`` of one number a seed, or of whatever else there are several."""
     mean, sd = mean_and_sd(values)
     if np.isnan(sd):
-        return f"{form.format(mean)}{unit} (1 seed, no spread)"
-    return f"{form.format(mean)} ± {form.replace('+', '').format(sd)}{unit} ({len(values)} seeds)"
+        return f"{form.format(mean)}{unit} (1 {of.removesuffix('s')}, no spread)"
+    return f"{form.format(mean)} ± {form.replace('+', '').format(sd)}{unit} ({len(values)} {of})"
 
 
-def percent(values):
-    return spread(100 * np.asarray(values), "{:.2f}", " %")
+def percent(values, of="seeds"):
+    return spread(100 * np.asarray(values), "{:.2f}", " %", of)
 
 
 def beyond_spread(values):

@@ -17,6 +17,7 @@ LARGE = 2.0
 FEWEST_STEPS = 3
 # A spike lies in a space if this share of the loss's rise does, on average over seeds.
 TOP_SHARE = 0.95
+# The end of the exact map is irregular from 1.54 times the critical rate on.
 REGULAR = 1.5
 # Final kernels are the same if they are this share of the first one apart.
 SAME_END = 0.05
@@ -65,12 +66,13 @@ def eigenvalues_by_rate(model, region):
             rows = np.arange(len(last))
             falls, moves = 1 - last[rows, slot] / first[:, 0], last[rows, 1 - slot] / first[:, 1] - 1
             good = (np.abs(moves) < STAYS) & (last.max(axis=1) < 2)
-            say = f"lambda_1 falls by {percent(falls)}, lambda_2 changes by {moves.min():+.1%} to {moves.max():+.1%}"
+            say = f"lambda_1 falls by {percent(falls, 'runs')}, "
+            say += f"lambda_2 changes by {moves.min():+.1%} to {moves.max():+.1%}"
         else:
             good = last.max(axis=1) < 2
-            say = f"their sum falls by {percent(1 - last.sum(axis=1) / first.sum(axis=1))}"
+            say = f"their sum falls by {percent(1 - last.sum(axis=1) / first.sum(axis=1), 'runs')}"
         good &= converged
-        return Finding(f"{good.sum()} of {len(good)} runs; {_runs(say)}", bool(good.all()))
+        return Finding(f"{good.sum()} of {len(good)} runs; {say}", bool(good.all()))
 
     return check
 
@@ -91,7 +93,7 @@ def spike_in_top_space(model, directions):
             peak = run["train_loss"].to_numpy().argmax()
             along = sum(run[f"projection_{i + 1}"].to_numpy() ** 2 for i in range(directions)) / run["n_train"].iloc[0]
             shares.append((along[peak] - along[0]) / np.ptp(run["train_loss"].iloc[[0, peak]]))
-        return Finding(_runs(percent(shares)) + " of the rise", bool(np.mean(shares) >= TOP_SHARE))
+        return Finding(percent(shares, "runs") + " of the rise", bool(np.mean(shares) >= TOP_SHARE))
 
     return check
 
@@ -103,10 +105,9 @@ def corrections_are_positive(model):
         runs = _catapults(frame, model)
         if not runs:
             return unknown(f"no catapult of {model} along one direction is recorded")
-        large = [run[run["train_loss"] > LARGE * run["train_loss"].iloc[0]] for run in runs]
-        positive = [((rows["R_f"] > 0) & (rows["R_K"] > 0)).mean() for rows in large]
+        positive = [((rows["R_f"] > 0) & (rows["R_K"] > 0)).mean() for rows in map(_large, runs)]
         return Finding(
-            f"both positive at {_runs(percent(positive))} of the steps with a loss above {LARGE:g} times the first",
+            f"both positive at {percent(positive, 'runs')} of the steps with a loss above {LARGE:g} times the first",
             bool(min(positive) == 1),
         )
 
@@ -121,14 +122,14 @@ def corrections_scale(model):
         if not runs:
             return unknown(f"no catapult of {model} along one direction is recorded")
         exponents = {"R_f": [], "R_K": []}
-        for run in runs:
-            rows = run[(run["train_loss"] > LARGE * run["train_loss"].iloc[0]) & (run["R_f"] > 0) & (run["R_K"] > 0)]
+        for rows in map(_large, runs):
+            rows = rows[(rows["R_f"] > 0) & (rows["R_K"] > 0)]
             if len(rows) < FEWEST_STEPS:
                 return unknown(f"a run has {len(rows)} steps with a large loss and positive corrections, too few")
             for name, values in exponents.items():
                 values.append(slope(rows["projection_1"] ** 2, rows[name]))
         measured = "; ".join(
-            f"{name}: exponent {_runs(spread(values, '{:.2f}'))}" for name, values in exponents.items()
+            f"{name}: exponent {spread(values, '{:.2f}', of='runs')}" for name, values in exponents.items()
         )
         means = [np.mean(values) for values in exponents.values()]
         return Finding(measured, bool(np.abs(np.array(means) - 1).max() <= 0.2))
@@ -136,17 +137,16 @@ def corrections_scale(model):
     return check
 
 
-def _runs(text):
-    """A spread over runs, which differ in seed or rate."""
-    return text.replace("seed", "run")
-
-
 def _catapults(frame, model, directions=1):
     """The runs whose loss gets large and falls again; ``directions`` of the first two are unstable at the start."""
     runs = frame[(frame["model"] == model) & (frame["regime"] == "catapult")]
     runs = [run.sort_values("step") for _, run in runs.groupby(RUN)]
-    large = [run for run in runs if run["train_loss"].max() > LARGE * run["train_loss"].iloc[0]]
-    return [run for run in large if _unstable(run.iloc[0]) == directions]
+    return [run for run in runs if not _large(run).empty and _unstable(run.iloc[0]) == directions]
+
+
+def _large(run):
+    """The rows of a run, sorted by step, whose loss is large."""
+    return run[run["train_loss"] > LARGE * run["train_loss"].iloc[0]]
 
 
 def _unstable(row):
@@ -242,8 +242,6 @@ def distance_exponent(model, above):
             return unknown(f"a seed of {model} has converged at fewer than two widths")
         exponents = [slope(curve.index.get_level_values("width"), curve) for curve in curves]
         good = abs(np.mean(exponents) - (0.5 if above else 0)) <= 0.1
-        return Finding(
-            f"distance ~ width^{spread(exponents, '{:.2f}')}".replace("seeds", "seeds and rates"), bool(good)
-        )
+        return Finding(f"distance ~ width^{spread(exponents, '{:.2f}', of='seeds and rates')}", bool(good))
 
     return check

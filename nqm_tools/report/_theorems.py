@@ -33,7 +33,7 @@ def peak_grows_with_width(frame):
     means = runs.groupby(["learning_rate_ratio", "width"])["peak_loss"].mean()
     exponents = [slope(rows.index.get_level_values("width"), rows) for _, rows in means.groupby("learning_rate_ratio")]
     return Finding(
-        f"peak ~ width^{spread(exponents, '{:.2f}')}".replace("seeds", "rates"),
+        f"peak ~ width^{spread(exponents, '{:.2f}', of='rates')}",
         bool(np.abs(np.array(exponents) - 1).max() <= 0.2),
     )
 
