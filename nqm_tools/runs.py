@@ -11,39 +11,79 @@ from typing import Any
 import jax
 import numpy as np
 
+from nqm_tools._validation import check_fraction
 from nqm_tools._version import __version__
 
 # A loss has "risen" when it is this share of the first loss above its running minimum.
 CATAPULT_RISE = 0.05
+# Sustained oscillation, in the last quarter of a run: at least this share of its steps raise the loss, the medians of
+# its two halves agree to this, and it swings by more than this share of the first loss (smaller swings are rounding).
+EDGE_RISES, EDGE_DRIFT, EDGE_SWING = 0.25, 0.1, 1e-3
 
 
-def regime(losses):
+def regime(losses, momentum=0.0):
     """The regime of a full-batch run, from the training losses of all its steps.
 
     Parameters
     ----------
     losses : sequence of float
         Training loss at step 0, 1, ...; at least one.
+    momentum : float
+        The run's momentum in [0, 1). With momentum, losses oscillate by inertia at rates far below the critical one.
 
     Returns
     -------
-    {"monotone", "catapult", "divergent"}
-        ``divergent`` if a loss is not finite or the last is above the first; else ``catapult`` if the loss ever rises
-        above its running minimum by more than 5 % of the first loss; else ``monotone``.
+    {"monotone", "catapult", "edge of stability", "divergent"}
+        The first that applies:
+
+        - ``divergent``: a loss is not finite, or the median of the last tenth is above the first loss;
+        - ``edge of stability``: in the last quarter at least a quarter of the steps raise the loss, the medians of its
+          two halves agree within 10 %, and it swings by more than a thousandth of the first loss;
+        - ``catapult``: the loss rises above its running minimum by more than 5 % of the first loss (with momentum,
+          above the first loss by that much);
+        - ``monotone``.
 
     >>> regime([1.0, 0.5, 0.1]), regime([1.0, 20.0, 0.1]), regime([1.0, 2.0])
     ('monotone', 'catapult', 'divergent')
+    >>> regime([1.0] + [0.4, 0.6] * 20)
+    'edge of stability'
     """
+    losses = _check_losses(losses)
+    return _regime(losses, check_fraction("momentum", momentum), full_batch=True)
+
+
+def _check_losses(losses):
     try:
         losses = np.asarray(losses, dtype=float)
     except (TypeError, ValueError):
         raise ValueError(f"losses must be a non-empty sequence of numbers; got {losses!r}") from None
     if losses.ndim != 1 or losses.size == 0:
         raise ValueError(f"losses must be a non-empty sequence of numbers; got shape {losses.shape}")
-    if not np.isfinite(losses).all() or losses[-1] > losses[0]:
+    return losses
+
+
+def _regime(losses, momentum, full_batch):
+    first = losses[0]
+    # The median of the last tenth: a run that happens to end in a late spike has not diverged.
+    if not np.isfinite(losses).all() or np.median(losses[-max(1, len(losses) // 10) :]) > first:
         return "divergent"
-    rise = np.max(losses - np.minimum.accumulate(losses))
-    return "catapult" if rise > CATAPULT_RISE * losses[0] else "monotone"
+    if full_batch and _oscillates(losses):
+        return "edge of stability"
+    below = first if momentum else np.minimum.accumulate(losses)
+    return "catapult" if np.max(losses - below) > CATAPULT_RISE * first else "monotone"
+
+
+def _oscillates(losses):
+    last = losses[len(losses) - len(losses) // 4 :]
+    if len(last) < 4:  # two halves of two
+        return False
+    middle = len(last) // 2
+    before, after = np.median(last[:middle]), np.median(last[middle:])
+    return bool(
+        np.mean(np.diff(last) > 0) >= EDGE_RISES
+        and abs(after - before) <= EDGE_DRIFT * before
+        and np.ptp(last) > EDGE_SWING * losses[0]
+    )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -87,8 +127,10 @@ class Run:
 
     @property
     def regime(self):
-        """See :func:`regime`. (For mini-batches too: the losses are those of the whole training set.)"""
-        return regime(self.losses)
+        """See :func:`regime`. For mini-batches it is of the whole training set's losses, which their noise raises
+        and lowers for ever: no edge of stability is told there."""
+        full_batch = self.settings.get("batch_size") is None
+        return _regime(self.losses, self.settings.get("momentum", 0.0), full_batch)
 
     @property
     def peak_loss(self):
