@@ -4,9 +4,11 @@ Start with ``notebooks/00_start_here.ipynb``. The public names:
 
 - ``networks``: the paper's architectures; ``datasets``: its data; ``plotting``: its figures.
 - ``linearize``, ``quadraticize``, ``second_order_term``, ``remainder``: Taylor models of any ``f(params, x)``.
-- ``empirical_ntk``, ``top_eigenpairs``, ``critical_learning_rate``, ``sharpness``, ``kernel_step``: kernels.
+- ``empirical_ntk``, ``top_eigenpairs``, ``critical_learning_rate``, ``kernel_step``: kernels; ``sharpness``,
+  ``curvature``: the loss's Hessian and Gauss-Newton matrix.
 - ``dynamics``: the exact low-dimensional maps of quadratic models and their laws; ``quadratic``: general models.
-- ``train``, ``Run``, ``regime``: gradient descent and what a run showed; ``max_stable_learning_rate``.
+- ``train``, ``Run``, ``regime``: gradient descent and what a run showed; ``max_stable_learning_rate``. ``losses``,
+  ``Recorder``, ``closed_forms``: what is minimised, what is recorded, and what is trained in a model's place.
 - ``sweeps``: many runs, kept in a store of Parquet files.
 """
 
@@ -16,8 +18,9 @@ from nqm_tools._compat import import_neural_tangents
 
 import_neural_tangents()
 
-from nqm_tools import datasets, dynamics, networks, quadratic, report, sweeps  # noqa: E402 (neural_tangents has to be importable first)
+from nqm_tools import closed_forms, curvature, datasets, dynamics, losses, networks, quadratic, report, sweeps, training  # noqa: E402 (neural_tangents has to be importable first)
 from nqm_tools._version import __version__  # noqa: E402
+from nqm_tools.curvature import sharpness  # noqa: E402
 from nqm_tools.datasets import Data  # noqa: E402
 from nqm_tools.expansions import linearize, quadraticize, remainder, second_order_term  # noqa: E402
 from nqm_tools.kernels import (  # noqa: E402
@@ -25,25 +28,27 @@ from nqm_tools.kernels import (  # noqa: E402
     critical_learning_rate,
     empirical_ntk,
     kernel_step,
-    sharpness,
     top_eigenpairs,
 )
 from nqm_tools.networks import Network  # noqa: E402
-from nqm_tools.sweeps import max_stable_learning_rate  # noqa: E402
-from nqm_tools.training import Run, regime, train  # noqa: E402
+from nqm_tools.training import Recorder, Run, max_stable_learning_rate, regime, train  # noqa: E402
 
 __all__ = [
     "Data",
     "KernelStep",
     "Network",
+    "Recorder",
     "Run",
     "__version__",
+    "closed_forms",
     "critical_learning_rate",
+    "curvature",
     "datasets",
     "dynamics",
     "empirical_ntk",
     "kernel_step",
     "linearize",
+    "losses",
     "max_stable_learning_rate",
     "networks",
     "plotting",
@@ -57,6 +62,7 @@ __all__ = [
     "sweeps",
     "top_eigenpairs",
     "train",
+    "training",
 ]
 
 

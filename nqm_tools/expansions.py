@@ -5,7 +5,8 @@ With ``delta = params - params0`` and the Hessian ``H`` of ``f(.; x)`` at ``para
     f_lin(params; x)  = f(params0; x) + delta . grad f(params0; x)
     f_quad(params; x) = f_lin(params; x) + 1/2 delta^T H delta        (the neural quadratic model, NQM)
 
-All models are trained by the same loop; :class:`Model` says what it asks of them.
+All models are trained by the same loop; :class:`Model` says what it asks of them. A function is evaluated as it is at
+the time of the call: what it reads around it (a global, an attribute, an array) may change in between.
 
 >>> import jax.numpy as jnp
 >>> f = lambda w, x: jnp.sin(w) * x
@@ -24,6 +25,7 @@ import jax.numpy as jnp
 import neural_tangents as nt
 import numpy as np
 
+from nqm_tools._program import Fresh
 from nqm_tools._validation import (
     InputError,
     check_function,
@@ -37,8 +39,8 @@ from nqm_tools._validation import (
 class Model:
     """What the trainer asks of a model. The defaults suit models whose state is their parameters.
 
-    Before a run it is bound to the training inputs (:func:`nqm_tools.input_span.bind`): what is trained need not be the
-    parameters themselves, and what a test input contributes may depend on the training inputs. The bound model is a
+    Before a run it is bound to the training inputs (:func:`nqm_tools.closed_forms.bind`): what is trained need not be
+    the parameters themselves, and what a test input contributes may depend on the training inputs. The bound model is a
     JAX pytree (so that its arrays are arguments of the compiled loop, never constants in it) with
 
     - ``featurize(x)``: what ``predict`` needs of inputs, computed once per data set;
@@ -46,15 +48,23 @@ class Model:
     - ``pullback(state, features, r)``: the gradient of ``sum(r * prediction)`` in the state, for ``r`` of (n, k);
     - ``value_and_pullback(state, features)``: the prediction and the function ``r -> pullback``, for models that get
       both for less than twice the work;
-    - ``encode(params) -> state`` and ``decode(state) -> params``;
+    - ``encode(params) -> state`` and ``decode(state) -> params``, and the same for directions (velocities, gradients),
+      ``encode_direction`` and ``decode_direction``; the former is None where not every direction has a state;
     - ``distance(state, other)``: between the parameters of two states, Euclidean;
     - ``kernel(state, features, others=None) -> (n1, n2, k, k)``, the tangent kernel between the inputs of ``features``
       and those of ``others`` (by default the same; one of the two must be training inputs), if it has a closed form,
-      else None.
+      else None;
+    - ``form``: what is trained in the parameters' place, in words.
+
+    ``isometric`` tells whether distances between states are those between their parameters. A model that draws its own
+    start, as networks do, has ``init(key, input_shape) -> params``.
     """
 
     name = "f"
+    form = "parameters"
     kernel = None
+    init = None
+    isometric = True
     quadratic = False  # whether the model is quadratic (or linear) in its state
 
     def featurize(self, x):
@@ -69,6 +79,12 @@ class Model:
     def decode(self, state):
         return state
 
+    def encode_direction(self, direction):
+        return direction
+
+    def decode_direction(self, direction):
+        return direction
+
     def distance(self, state, other):
         squares = jax.tree.map(lambda a, b: jnp.sum((a - b) ** 2), state, other)
         return jnp.sqrt(sum(jax.tree.leaves(squares)))
@@ -77,25 +93,30 @@ class Model:
         return self.predict(params, x)
 
 
+def static(default=dataclasses.MISSING):
+    """A field of a :func:`pytree_model` that is no data: a function, a name, a flag; hashable."""
+    return dataclasses.field(default=default, metadata={"static": True})
+
+
 def pytree_model(cls):
-    """A frozen dataclass, compared by identity; its function ``f`` is static, its other fields are data.
+    """A frozen dataclass, compared by identity, and a JAX pytree: all fields are data but those made by :func:`static`.
 
     Not ``jax.tree_util.register_dataclass``: JAX (0.10.2 and 0.12.0.1, not 0.9.0) takes the structures of two such
     classes for equal when their fields are, though their hashes differ. Where the hashes collide, about one process
     in fifty, a jitted function that was traced for ``f_lin`` then answers for ``f_quad``.
     """
     cls = dataclasses.dataclass(frozen=True, eq=False)(cls)
-    fields = [field.name for field in dataclasses.fields(cls)]
-    data = [name for name in fields if name != "f"]
-    static = [name for name in fields if name == "f"]
+    fields = dataclasses.fields(cls)
+    data = [field.name for field in fields if not field.metadata.get("static")]
+    fixed = [field.name for field in fields if field.metadata.get("static")]
 
     def flatten(model):
-        return tuple(getattr(model, name) for name in data), tuple(getattr(model, name) for name in static)
+        return tuple(getattr(model, name) for name in data), tuple(getattr(model, name) for name in fixed)
 
     def unflatten(functions, arrays):
         # JAX may put anything in the place of arrays, so this must not pass through the checks of an __init__.
         model = object.__new__(cls)
-        for name, value in zip((*data, *static), (*arrays, *functions), strict=True):
+        for name, value in zip((*data, *fixed), (*arrays, *functions), strict=True):
             object.__setattr__(model, name, value)
         return model
 
@@ -107,7 +128,7 @@ def pytree_model(cls):
 class FunctionModel(Model):
     """``f`` itself, as a model."""
 
-    f: Callable
+    f: Callable = static()
 
     def predict(self, state, features):
         return with_output_axis(self.f)(state, features)
@@ -129,14 +150,14 @@ class TaylorModel(Model):
     def __call__(self, params, x):
         check_same_structure(params, self.params0)
         _, x, _ = check_model(self.f, self.params0, x)
-        return _jitted_predict(self, params, x)
+        return Fresh(_predict)(self, params, x)
 
 
 @pytree_model
 class LinearModel(TaylorModel):
     """The linear model of ``f`` around ``params0``; made by :func:`linearize`."""
 
-    f: Callable
+    f: Callable = static()
     params0: Any
 
     name = "f_lin"
@@ -153,7 +174,7 @@ class LinearModel(TaylorModel):
 class QuadraticModel(TaylorModel):
     """The neural quadratic model of ``f`` around ``params0``; made by :func:`quadraticize`."""
 
-    f: Callable
+    f: Callable = static()
     params0: Any
 
     name = "f_quad"
@@ -178,8 +199,7 @@ class QuadraticModel(TaylorModel):
         return value + slope + curvature / 2, lambda r: vjp((r, r))[0]
 
 
-@jax.jit
-def _jitted_predict(model, params, x):
+def _predict(model, params, x):
     return model.predict(params, x)
 
 
@@ -229,6 +249,10 @@ def quadraticize(f, params0):
     return QuadraticModel(check_function(f), check_params(params0, "params0"))
 
 
+# The models of a function f around params0, by name; the one table of them.
+MODELS = {"f": lambda f, params0: f, "f_lin": linearize, "f_quad": quadraticize}
+
+
 def second_order_term(f, params0, params, x):
     """The quadratic model's second-order term, ``1/2 delta^T H_f(params0; x) delta``, of shape (n, k).
 
@@ -241,10 +265,9 @@ def second_order_term(f, params0, params, x):
     x
         Inputs (n, ...).
     """
-    return _second_order_term(*_check_expansion(f, params0, params, x))
+    return Fresh(_second_order_term)(*_check_expansion(f, params0, params, x))
 
 
-@jax.jit
 def _second_order_term(quad, params, x):
     delta = jax.tree.map(jnp.subtract, params, quad.params0)
     exact = FunctionModel(quad.f)
@@ -261,10 +284,9 @@ def remainder(f, params0, params, x):
     Arguments as in :func:`second_order_term`. It falls with the third power of ``params - params0`` for a smooth
     ``f``.
     """
-    return _remainder(*_check_expansion(f, params0, params, x))
+    return Fresh(_remainder)(*_check_expansion(f, params0, params, x))
 
 
-@jax.jit
 def _remainder(quad, params, x):
     return FunctionModel(quad.f).predict(params, x) - quad.predict(params, x)
 

@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import neural_tangents as nt
 import numpy as np
 import scipy.sparse.linalg
-from jax.flatten_util import ravel_pytree
 
+from nqm_tools._program import Fresh
 from nqm_tools._validation import (
-    check_choice,
+    check_fraction,
     check_numeric,
     check_params,
     check_rate,
@@ -24,20 +24,11 @@ from nqm_tools._validation import (
     check_whole,
 )
 from nqm_tools.expansions import QuadraticModel, check_model, match_precision
-from nqm_tools.networks import Network
-
-LOSSES = ("half_sum", "mse")
+from nqm_tools.losses import find
+from nqm_tools.networks import architecture
 
 # Kernels up to this many rows are built and decomposed whole; beyond, top eigenpairs are found matrix-free.
 DENSE_ROWS = 1024
-
-
-def gradient_scale(loss, n):
-    """The factor between the gradient of the named loss over ``n`` examples and that of ``half_sum``.
-
-    ``half_sum`` is ``1/2 sum_i r_i^2``, ``mse`` is ``(1/n) sum_i r_i^2`` (both summed over outputs).
-    """
-    return 1.0 if loss == "half_sum" else 2.0 / n
 
 
 def empirical_ntk(f, params, x1, x2=None):
@@ -67,7 +58,7 @@ def empirical_ntk(f, params, x1, x2=None):
     model, x1, k = check_model(f, params, x1, "x1")
     if x2 is not None:
         _, x2, _ = check_model(f, params, x2, "x2")
-    kernel = _jitted_tangent_kernel(model, params, x1, x2)
+    kernel = Fresh(tangent_kernel)(model, params, x1, x2)
     return kernel[:, :, 0, 0] if k == 1 else kernel
 
 
@@ -76,7 +67,12 @@ def tangent_kernel(model, params, x1, x2=None):
 
     ``x2 = None`` means x1, and costs half.
     """
-    return _tangent_kernel(model, isinstance(getattr(model, "f", None), Network), params, x1, x2)
+    return _tangent_kernel(model, _is_layered(model), params, x1, x2)
+
+
+def _is_layered(model):
+    """Whether the function under a model is made of the package's layers."""
+    return architecture(getattr(model, "f", None)) is not None
 
 
 def _tangent_kernel(function, structured, params, x1, x2):
@@ -85,9 +81,6 @@ def _tangent_kernel(function, structured, params, x1, x2):
     implementation = implementations.STRUCTURED_DERIVATIVES if structured else implementations.JACOBIAN_CONTRACTION
     kernel_fn = nt.empirical_ntk_fn(function, trace_axes=(), vmap_axes=0, implementation=implementation)
     return kernel_fn(x1, x2, params)
-
-
-_jitted_tangent_kernel = jax.jit(tangent_kernel)
 
 
 def kernel_matrix(kernel):
@@ -132,14 +125,15 @@ def top_eigenpairs(f, params, x, k=1):
     if k > rows:
         raise ValueError(f"k must be at most n times the number of outputs, {rows}; got {k}")
     if rows <= DENSE_ROWS or k >= rows - 1:
-        matrix = kernel_matrix(_jitted_tangent_kernel(model, params, x))
+        matrix = kernel_matrix(Fresh(tangent_kernel)(model, params, x))
         eigenvalues, eigenvectors = np.linalg.eigh(np.asarray(matrix))
     else:
+        times = Fresh(_kernel_vector_product)
 
         def product(v):
-            return _kernel_vector_product(model, params, x, v.reshape(x.shape[0], outputs)).ravel()
+            return times(model, params, x, v.reshape(x.shape[0], outputs)).ravel()
 
-        eigenvalues, eigenvectors = _largest_eigenpairs(product, rows, k, jnp.result_type(*jax.tree.leaves(params)))
+        eigenvalues, eigenvectors = largest_eigenpairs(product, rows, k, jnp.result_type(*jax.tree.leaves(params)))
     order = np.argsort(eigenvalues)[::-1][:k]
     eigenvectors = eigenvectors[:, order]
     eigenvectors = eigenvectors * np.where(eigenvectors.sum(axis=0) < 0, -1, 1)
@@ -147,7 +141,6 @@ def top_eigenpairs(f, params, x, k=1):
     return eigenvalues[order], eigenvectors.reshape(shape)
 
 
-@jax.jit
 def _kernel_vector_product(model, params, x, v):
     def predict(p):
         return model(p, x)
@@ -156,7 +149,7 @@ def _kernel_vector_product(model, params, x, v):
     return jax.jvp(predict, (params,), vjp(v))[1]
 
 
-def _largest_eigenpairs(product, size, k, dtype):
+def largest_eigenpairs(product, size, k, dtype):
     """The k algebraically largest eigenpairs of a symmetric operator, by ARPACK, to rounding."""
     dtype = np.dtype(dtype)
     operator = scipy.sparse.linalg.LinearOperator(
@@ -168,16 +161,19 @@ def _largest_eigenpairs(product, size, k, dtype):
     return scipy.sparse.linalg.eigsh(operator, k=k, which="LA", v0=start)
 
 
-def critical_learning_rate(kernel, loss="mse", k=1):
-    """The ``k`` smallest critical learning rates ``2/lambda_i`` of plain gradient descent on the named loss.
+def critical_learning_rate(kernel, loss="mse", momentum=0.0, k=1):
+    """The ``k`` smallest critical learning rates ``2/lambda_i`` of gradient descent on the named loss.
 
     Parameters
     ----------
     kernel
         A tangent kernel on the training inputs, (n, n) or (n, n, outputs, outputs), as :func:`empirical_ntk`
         returns it.
-    loss : {"mse", "half_sum"}
+    loss : {"mse", "half_sum"} or Loss
         ``half_sum`` is ``1/2 sum r^2``: the rates are ``2/lambda_i``. ``mse`` is ``(1/n) sum r^2``: ``n/lambda_i``.
+        Of constant curvature; for others there is :func:`nqm_tools.curvature.gauss_newton_sharpness`.
+    momentum : float
+        Of heavy-ball momentum, in [0, 1): all rates are ``1 + momentum`` times larger.
     k : int
         How many, smallest first. With k = 1 the result is a float, else an array (k,).
 
@@ -186,15 +182,25 @@ def critical_learning_rate(kernel, loss="mse", k=1):
     float or numpy.ndarray
         Infinite where the eigenvalue is zero to rounding.
 
+    Raises
+    ------
+    TypeError, ValueError
+        For a loss whose curvature is not constant, and for kernels that are none.
+
     Notes
     -----
     A linear model converges below the first and diverges above it. Wide networks and their quadratic models catapult
-    between the first and about twice that (Zhu et al. 2024, Theorem 1). Momentum shifts all of them.
+    between the first and about twice that (Zhu et al. 2024, Theorem 1).
 
     >>> critical_learning_rate(np.diag([4.0, 1.0]), loss="half_sum", k=2)
     array([0.5, 2. ])
     """
-    check_choice("loss", loss, LOSSES)
+    loss, momentum = find(loss), check_fraction("momentum", momentum)
+    if loss.constant_curvature is None:
+        raise ValueError(
+            f"loss {loss.name!r} has no fixed critical learning rate, since its curvature changes with the outputs: "
+            "at given parameters it is 2 / nqm_tools.curvature.gauss_newton_sharpness(f, params, x, y, loss)"
+        )
     kernel = np.asarray(check_numeric("kernel", kernel))
     if kernel.ndim not in (2, 4) or kernel.shape[0] != kernel.shape[1] or kernel.shape[2:3] != kernel.shape[3:]:
         raise ValueError(f"kernel must have shape (n, n) or (n, n, outputs, outputs); got {kernel.shape}")
@@ -212,56 +218,8 @@ def critical_learning_rate(kernel, loss="mse", k=1):
     zero = len(matrix) * np.finfo(kernel.dtype if kernel.dtype.kind == "f" else float).eps * scale
     with np.errstate(divide="ignore"):
         rates = np.where(eigenvalues > zero, 2 / np.abs(eigenvalues), np.inf)
-    rates = rates / gradient_scale(loss, kernel.shape[0])
+    rates = rates * (1 + momentum) / (loss.constant_curvature * loss.weight(kernel.shape[0]))
     return float(rates[0]) if k == 1 else rates
-
-
-def sharpness(f, params, x, y, loss="mse"):
-    """The largest eigenvalue of the training loss's Hessian in the parameters.
-
-    Parameters
-    ----------
-    f, params
-        As in :func:`empirical_ntk`.
-    x, y
-        Inputs (n, ...) and targets (n, k); (n,) for one output.
-    loss : {"mse", "half_sum"}
-
-    Returns
-    -------
-    float
-        Gradient descent on the named loss is locally stable below ``2 / sharpness``. For a linear model that is the
-        critical learning rate; for others the two differ at finite width.
-
-    Notes
-    -----
-    ARPACK driven by Hessian-vector products (forward over reverse); up to 1,024 parameters the Hessian is built.
-    """
-    check_choice("loss", loss, LOSSES)
-    params = check_params(params)
-    model, x, k = check_model(f, params, x)
-    y = match_precision(check_targets("y", y, x.shape[0], k), params)
-    scale = gradient_scale(loss, x.shape[0])
-    flat, _ = ravel_pytree(params)
-
-    def product(v):
-        return _hessian_vector_product(model, params, x, y, v)
-
-    if flat.size <= DENSE_ROWS:
-        return float(scale * jnp.linalg.eigvalsh(jax.vmap(product)(jnp.eye(flat.size, dtype=flat.dtype)))[-1])
-    eigenvalues, _ = _largest_eigenpairs(product, flat.size, 1, flat.dtype)
-    return float(scale * eigenvalues[0])
-
-
-@jax.jit
-def _hessian_vector_product(model, params, x, y, v):
-    """The product of the Hessian of ``half_sum`` with a flat vector."""
-    flat, unravel = ravel_pytree(params)
-
-    def loss(p):
-        return jnp.sum((model(unravel(p), x) - y) ** 2) / 2
-
-    return jax.jvp(jax.grad(loss), (flat,), (v,))[1]
 
 
 class KernelStep(NamedTuple):
@@ -321,10 +279,9 @@ def kernel_step(f, params0, params, x, y, learning_rate):
     _, x, k = check_model(f, params0, x)
     y = match_precision(check_targets("y", y, x.shape[0], k), params)
     # Of `f` itself, also where that is a Taylor model: the quadratic model of a linear one is linear.
-    return KernelStep(*_kernel_step(QuadraticModel(f, params0), params, x, y, rate))
+    return KernelStep(*Fresh(_kernel_step)(QuadraticModel(f, params0), params, x, y, rate))
 
 
-@jax.jit
 def _kernel_step(quad, params, x, y, rate):
     def predict(p):
         return quad(p, x)
@@ -340,7 +297,7 @@ def _kernel_step(quad, params, x, y, rate):
         value, slope = jax.jvp(lambda p: quad(p, x), (p,), (direction,))
         return jnp.concatenate([value, slope], axis=1)
 
-    blocks = _tangent_kernel(stacked, isinstance(quad.f, Network), params, x, None)
+    blocks = _tangent_kernel(stacked, _is_layered(quad), params, x, None)
     ff, fg = blocks[:, :, :k, :k], blocks[:, :, :k, k:]
     gf, gg = blocks[:, :, k:, :k], blocks[:, :, k:, k:]
     r_f = rate**2 / 2 * gf

@@ -9,6 +9,7 @@
 (3, 1)
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -30,8 +31,48 @@ READOUTS = ("average", "flatten")
 READOUT_INITS = ("sign", "normal")
 
 
-class Network(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class FullyConnected:
+    """A fully connected network without biases in NTK parameterisation, ``depth`` weight layers deep."""
+
+    depth: int
+    activation: str
+
+    def preactivations(self, params, x):
+        """What goes into the activations of each hidden layer: a list of (n, m)."""
+        hidden, layers = x.reshape(len(x), -1), []
+        for weights in jax.tree.leaves(params)[:-1]:
+            if layers:
+                hidden = ACTIVATION_FUNCTIONS[self.activation](hidden)
+            hidden = hidden @ weights / math.sqrt(weights.shape[0])
+            layers.append(hidden)
+        return layers
+
+
+@dataclasses.dataclass(frozen=True)
+class Convolutional:
+    """One 3x3 convolution (stride 1, SAME padding), and a readout of the average over positions or of all positions."""
+
+    activation: str
+    readout: str
+
+    def preactivations(self, params, x):
+        """What goes into the activations of the hidden layer: a list of one array (n, height, width, m)."""
+        filters = jax.tree.leaves(params)[0]
+        hidden = jax.lax.conv_general_dilated(x, filters, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        return [hidden / math.sqrt(math.prod(filters.shape[:3]))]
+
+
+class _Triple(NamedTuple):
+    init_fn: Callable
+    apply_fn: Callable
+    kernel_fn: Callable | None
+
+
+class Network(_Triple):
     """A neural-tangents ``stax`` triple that can be called: ``net(params, x) -> (n, outputs)``.
+
+    Make one of your own functions as ``Network(init_fn, apply_fn)``.
 
     Attributes
     ----------
@@ -41,12 +82,18 @@ class Network(NamedTuple):
         ``apply_fn(params, x) -> (n, outputs)``.
     kernel_fn
         The infinite-width NNGP and NTK kernels, ``kernel_fn(x1, x2, get)``, where stax has them (ReLU and linear
-        networks; for tanh and swish it raises NotImplementedError).
+        networks; for tanh and swish it raises NotImplementedError), or None.
+    architecture
+        An object that says what the functions compute, for the closed forms that know it
+        (:mod:`nqm_tools.closed_forms`), or None.
     """
 
-    init_fn: Callable
-    apply_fn: Callable
-    kernel_fn: Callable
+    architecture = None
+
+    def __new__(cls, init_fn, apply_fn, kernel_fn=None, architecture=None):
+        network = super().__new__(cls, init_fn, apply_fn, kernel_fn)
+        network.architecture = architecture
+        return network
 
     def __call__(self, params, x):
         return self.apply_fn(params, x)
@@ -114,26 +161,12 @@ def deep_fc(width, *, depth=3, activation="relu", outputs=1, readout_init="sign"
 def _deep_fc(width, depth, activation, outputs, readout_init):
     hidden = [layer for _ in range(depth - 1) for layer in (_dense(width), _activation(activation))]
     triple = stax.serial(stax.Flatten(), *hidden, _dense(outputs))
-    net = _network(triple, depth, readout_init, _check_fc_input)
-    _ARCHITECTURES[net.apply_fn] = Architecture("fc", depth, activation, None)
-    return net
-
-
-class Architecture(NamedTuple):
-    """What a triple of functions does not tell. ``kind`` is "fc" or "cnn", ``readout`` is None for "fc"."""
-
-    kind: str
-    depth: int
-    activation: str
-    readout: str | None
-
-
-_ARCHITECTURES = {}  # by apply_fn
+    return _network(triple, depth, readout_init, _check_fc_input, FullyConnected(depth, activation))
 
 
 def architecture(f):
-    """The :class:`Architecture` if ``f`` is one of the package's networks, else None."""
-    return _ARCHITECTURES.get(f.apply_fn) if isinstance(f, Network) else None
+    """The architecture that a network carries; None for other functions."""
+    return f.architecture if isinstance(f, Network) else None
 
 
 def two_layer_cnn(width, *, readout="average", activation="relu", outputs=1, readout_init="sign"):
@@ -163,9 +196,7 @@ def _two_layer_cnn(width, readout, activation, outputs, readout_init):
     convolution = stax.Conv(width, (3, 3), padding="SAME", W_std=1.0, b_std=None, parameterization="ntk")
     pool = stax.GlobalAvgPool() if readout == "average" else stax.Flatten()
     triple = stax.serial(convolution, _activation(activation), pool, _dense(outputs))
-    net = _network(triple, 2, readout_init, _check_cnn_input)
-    _ARCHITECTURES[net.apply_fn] = Architecture("cnn", 2, activation, readout)
-    return net
+    return _network(triple, 2, readout_init, _check_cnn_input, Convolutional(activation, readout))
 
 
 def _is_key(key):
@@ -192,7 +223,7 @@ def _activation(name):
     return known[name]() if name in known else stax.Elementwise(ACTIVATION_FUNCTIONS[name])
 
 
-def _network(triple, depth, readout_init, check_input):
+def _network(triple, depth, readout_init, check_input, architecture):
     init_stax, apply_stax, kernel_fn = triple
 
     def init_fn(key, input_shape):
@@ -221,7 +252,7 @@ def _network(triple, depth, readout_init, check_input):
             )
         return apply_stax(params, x, **kwargs)
 
-    return Network(init_fn, apply_fn, kernel_fn)
+    return Network(init_fn, apply_fn, kernel_fn, architecture)
 
 
 def _check_fc_input(shape):

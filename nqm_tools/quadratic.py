@@ -5,7 +5,6 @@
 0.4...
 """
 
-import functools
 import math
 from typing import NamedTuple
 
@@ -15,12 +14,11 @@ import numpy as np
 
 from nqm_tools._validation import InputError, check_function, check_inputs, check_number, check_whole
 from nqm_tools.expansions import Model, pytree_model
-from nqm_tools.networks import Network
 
 
 @pytree_model
 class GeneralQuadraticModel(Model):
-    """The paper's general quadratic model; ``nqm_tools.train(model, data, params=w0, ...)`` trains it.
+    """The paper's general quadratic model; ``nqm_tools.train(model, data, ...)`` trains it.
 
     Parameters
     ----------
@@ -40,7 +38,7 @@ class GeneralQuadraticModel(Model):
     Notes
     -----
     Zhu et al. (2024), section on general quadratic models. Callable as ``model(w, x) -> (n, 1)`` with ``w`` of shape
-    (p,). With ``gamma = 0`` it is a linear model.
+    (p,), drawn by ``init`` where ``train`` gets no ``params``. With ``gamma = 0`` it is a linear model.
     """
 
     phi: jax.tree_util.Partial
@@ -54,6 +52,11 @@ class GeneralQuadraticModel(Model):
         object.__setattr__(self, "phi", _feature("phi", phi, (1,)))
         object.__setattr__(self, "sigma", _feature("sigma", sigma, (1, 2)))
         object.__setattr__(self, "gamma", check_number("gamma", gamma))
+
+    def init(self, key, input_shape):
+        """Draw parameters (p,), standard normal."""
+        phi, _ = jax.eval_shape(self.featurize, jax.ShapeDtypeStruct(input_shape, jnp.result_type(float)))
+        return jax.random.normal(key, phi.shape[1:])
 
     def featurize(self, x):
         phi, sigma = jnp.asarray(self.phi(x)), jnp.asarray(self.sigma(x))
@@ -101,7 +104,7 @@ def _constant(value, x):
 
 
 def diagonal(gamma):
-    """The model of the paper's figure 8A as a network that sweeps can name: ``phi(x) = x/|x|``, Sigma diagonal ±1.
+    """The model of the paper's figure 8A: ``phi(x) = x/|x|``, Sigma diagonal ±1.
 
     Parameters
     ----------
@@ -110,27 +113,11 @@ def diagonal(gamma):
 
     Returns
     -------
-    nqm_tools.Network
-        For inputs (n, d) and parameters (d,), standard normal at the start. ``Sigma = diag(1, -1, 1, ...)``: the paper
-        draws its signs, and a start that is the same in all directions makes only their balance matter.
+    GeneralQuadraticModel
+        For inputs (n, d) and parameters (d,). ``Sigma = diag(1, -1, 1, ...)``: the paper draws its signs, and a start
+        that is the same in all directions makes only their balance matter.
     """
-    return _diagonal(check_number("gamma", gamma))
-
-
-@functools.cache
-def _diagonal(gamma):
-    def init_fn(key, input_shape):
-        return (*input_shape[:-1], 1), jax.random.normal(key, input_shape[-1:])
-
-    model = GeneralQuadraticModel(_unit_length, _alternating_signs, gamma)
-
-    def apply_fn(params, x):
-        return model(params, jnp.asarray(x))
-
-    def kernel_fn(*args, **kwargs):
-        raise NotImplementedError("a quadratic model has no width, hence no infinite-width kernel")
-
-    return Network(init_fn, apply_fn, kernel_fn)
+    return GeneralQuadraticModel(_unit_length, _alternating_signs, gamma)
 
 
 def _unit_length(x):
@@ -156,11 +143,8 @@ def two_layer_linear(width):
         ``gamma = 1/sqrt(m)`` and ``Sigma = [[0, I x x], [(I x x)^T, 0]]`` (Kronecker products), for which
         ``Sigma^3 = |x|^2 Sigma``; ``Sigma^2 = |x|^2 I`` only when d = 1.
     """
-    return _two_layer_linear(check_whole("width", width))
+    width = check_whole("width", width)
 
-
-@functools.cache  # so that the functions, and what JAX compiles for them, are the same at every call
-def _two_layer_linear(width):
     def phi(x):
         return jnp.zeros((x.shape[0], width * (x.shape[1] + 1)), x.dtype)
 

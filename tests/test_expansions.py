@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from jax.flatten_util import ravel_pytree
 
 import nqm_tools as nqm
-from nqm_tools import binding, expansions, function_space, networks
+from nqm_tools import closed_forms, expansions, networks
+from nqm_tools.closed_forms import function_space
+from nqm_tools.training import GradientDescent
 
 
 def smooth(params, x):
@@ -120,7 +122,7 @@ def test_models_of_two_kinds_never_share_a_compiled_function():
     net = networks.two_layer_fc(4)
     params = net.init(jax.random.key(0), (2, 3))
     kinds = [expansions.FunctionModel(net), nqm.linearize(net, params), nqm.quadraticize(net, params)]
-    kinds += [binding.bind(model, jnp.eye(2, 3), params) for model in kinds]
+    kinds += [closed_forms.bind(model, jnp.eye(2, 3), params, GradientDescent()) for model in kinds]
     structures = [jax.tree.structure(model) for model in kinds]
     for i, structure in enumerate(structures):
         assert [other == structure for other in structures] == [j == i for j in range(len(kinds))]
@@ -133,7 +135,7 @@ def test_models_of_two_kinds_never_share_a_compiled_function():
 def test_a_bound_model_moves_as_the_model_does(problem, make):
     f, params0, _, x = problem
     model = make(f) if make is expansions.FunctionModel else make(f, params0)
-    bound = binding.bind(model, x, params0)
+    bound = closed_forms.bind(model, x, params0, GradientDescent())
     assert isinstance(bound, function_space.FunctionSpaceModel) == (make is nqm.linearize)
     features, x_test = bound.featurize(x), 0.5 - x[:3]
     state, params = bound.encode(params0), params0

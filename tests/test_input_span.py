@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 import nqm_tools as nqm
-from nqm_tools import binding, function_space, input_span, networks, training
+from nqm_tools import closed_forms, networks
+from nqm_tools.closed_forms import input_span
+from nqm_tools.training import GradientDescent
 
 
 def problem(activation="relu", depth=2, outputs=1, n=5, shape=(4, 3, 1), width=200):
@@ -46,12 +48,13 @@ def test_a_run_in_the_span_is_the_run_in_all_coordinates(x64, monkeypatch, case,
     def run():
         return nqm.train(models(net, params)[name], data, **arguments, **method)
 
-    bound = []
-    monkeypatch.setattr(training, "bind", lambda *args: bound.append(binding.bind(*args)) or bound[-1])
     fast = run()
-    monkeypatch.setattr(training, "bind", lambda model, x, params: model)
+    monkeypatch.setattr(closed_forms, "FORMS", [])
     plain = run()
-    assert isinstance(bound[0], function_space.FunctionSpaceModel if name == "f_lin" else input_span.SpanModel)
+    closed = ", two layers" if net.architecture.depth == 2 else ""
+    span = f"input span{closed}" if len(data.x_train) < 12 else "two layers"
+    assert fast.settings["form"] == ("function space" if name == "f_lin" else span)
+    assert plain.settings["form"] == "parameters"
     assert np.isfinite(plain.losses).all()
     for column in ("train_loss", "test_loss", "distance", "lambda_1"):
         np.testing.assert_allclose(fast.frame[column], plain.frame[column], rtol=1e-10, atol=1e-10)
@@ -65,7 +68,7 @@ def test_float32_agrees_before_the_peak(monkeypatch):
     eta = nqm.critical_learning_rate(nqm.empirical_ntk(net, params, data.x_train))
     quad = nqm.quadraticize(net, params)
     fast = nqm.train(quad, data, learning_rate=1.3 * eta, steps=100)
-    monkeypatch.setattr(training, "bind", lambda model, x, params: model)
+    monkeypatch.setattr(closed_forms, "FORMS", [])
     plain = nqm.train(quad, data, learning_rate=1.3 * eta, steps=100)
     assert fast.regime == plain.regime == "catapult"
     peak = np.argmax(plain.losses)
@@ -77,21 +80,22 @@ def test_repeated_inputs_have_a_span_too(x64):
     x = np.concatenate([data.x_train, data.x_train[:2]])
     twice = nqm.Data("own", x, np.ones(6))
     fast = nqm.train(net, twice, learning_rate=0.1, steps=20, params=params)
-    assert isinstance(binding.bind(nqm.expansions.FunctionModel(net), jnp.asarray(x), params), input_span.SpanModel)
+    assert isinstance(closed_forms.bind(nqm.expansions.FunctionModel(net), jnp.asarray(x), params, GradientDescent()), input_span.SpanModel)
     weights = np.array([2.0, 2, 1, 1]) / 6
     residuals = net(fast.params, data.x_train)[:, 0] - 1
     assert float(weights @ residuals**2) == pytest.approx(fast.losses[-1], rel=1e-9)
 
 
 def test_where_it_would_not_be_exact_or_not_pay_the_model_stays_as_it_is():
-    net, params, data = problem()
+    net, params, data = problem(depth=3)
     elsewhere = jax.tree.map(lambda w: w + 1.0, params)
     x = jnp.asarray(data.x_train)
     for model, inputs, start in (
         (nqm.quadraticize(net, params), x, elsewhere),
+        (nqm.expansions.FunctionModel(net), jnp.ones((12, 4, 3, 1)), params),
         (nqm.expansions.FunctionModel(net.apply_fn), x, params),
     ):
-        assert binding.bind(model, inputs, start) is model
+        assert closed_forms.bind(model, inputs, start, GradientDescent()) is model
 
 
 def test_a_taylor_model_started_elsewhere_still_trains_right(x64):

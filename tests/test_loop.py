@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import nqm_tools as nqm
-from nqm_tools import _loop, networks, training
+from nqm_tools import networks, training
+from nqm_tools.training import _loop
 
 RATIOS = (0.3, 0.9, 1.2, 1.5, 3.0, 5.0)
 STEPS = 400  # a linear model at 5 times its critical rate overflows by then
@@ -20,12 +21,12 @@ def problem(seed=0, batch_size=None, momentum=0.0, record=("test_loss", "lambda_
     net = networks.two_layer_fc(40)
     params = net.init(jax.random.key(seed), data.x_train.shape)
     eta = nqm.critical_learning_rate(nqm.empirical_ntk(net, params, data.x_train))
-    method = training.check_method(steps, batch_size, momentum, record=record, record_every=7)
+    method = training.Method(steps, batch_size, momentum, record=record, record_every=7)
     return net, params, data, eta, method
 
 
-def batch(arrays, rates, keys, method):
-    return _loop.run_batch(arrays, rates, keys, method.scalars, method.settings)
+def batch(prepared, rates, keys, method):
+    return _loop.run_batch(prepared, rates, keys, method)
 
 
 def assert_same(outcome, run, rtol=1e-9):
@@ -47,7 +48,7 @@ def test_rates_side_by_side_are_the_runs_one_by_one(x64, monkeypatch, name, meth
     monkeypatch.setattr(_loop, "LARGE_STATE", 0)
     rates = [ratio * eta for ratio in RATIOS]
     keys = jnp.stack([jax.random.key(7)] * len(rates))
-    outcomes = batch(prepared.arrays, rates, keys, settings)
+    outcomes = batch(prepared, rates, keys, settings)
     # Runs of both kinds, so that rows are dropped on the way.
     assert {outcome.stopped.split()[0] for outcome in outcomes} == {"finished", "diverged"} or name == "f"
     for rate, outcome in zip(rates, outcomes, strict=True):
@@ -58,12 +59,12 @@ def test_rates_side_by_side_are_the_runs_one_by_one(x64, monkeypatch, name, meth
             steps=steps,
             params=params,
             seed=7,
-            record=settings.record,
+            record=settings.recording.names,
             record_every=7,
             **method,
         )
         assert_same(outcome, run, 1e-7)
-        decoded = prepared.arrays["bound"].decode(outcome.state)
+        decoded = prepared.bound.decode(outcome.state)
         # Beyond, weights that have been huge on the way keep the rounding errors of that size.
         if rate <= 1.5 * eta and outcome.stopped == "finished":
             jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-9), decoded, run.params)
@@ -73,7 +74,7 @@ def test_a_run_that_is_over_stays_where_it_was(x64):
     net, params, data, eta, settings = problem(steps=400)
     quad = nqm.quadraticize(net, params)
     prepared = training.prepare(quad, data, settings, params=params)
-    fine, lost = batch(prepared.arrays, [0.5 * eta, 5 * eta], jax.random.split(jax.random.key(0), 2), settings)
+    fine, lost = batch(prepared, [0.5 * eta, 5 * eta], jax.random.split(jax.random.key(0), 2), settings)
     assert fine.stopped == "finished"
     assert lost.stopped.startswith("diverged at step")
     assert not np.isfinite(lost.losses[-1])
@@ -95,16 +96,14 @@ def drop_rows(monkeypatch):
     quad = nqm.quadraticize(net, params)
     prepared = training.prepare(quad, data, settings, params=params)
     sizes = []
-    chunk = _loop._chunk
-    monkeypatch.setattr(
-        _loop, "_chunk", lambda p, b, *args, **kw: sizes.append(len(b.rates)) or chunk(p, b, *args, **kw)
-    )
+    steps = _loop._steps
+    monkeypatch.setattr(_loop, "_steps", lambda *args: sizes.append(len(args[3].rates)) or steps(*args))
     rates = [ratio * eta for ratio in (0.5, 4.0, 5.0, 6.0, 7.0)]
-    outcomes = batch(prepared.arrays, rates, jax.random.split(jax.random.key(0), 5), settings)
+    outcomes = batch(prepared, rates, jax.random.split(jax.random.key(0), 5), settings)
     assert [outcome.stopped == "finished" for outcome in outcomes] == [True, False, False, False, False]
     assert sizes[0] == 5
     found = list(sizes)
-    alone = nqm.train(quad, data, learning_rate=0.5 * eta, steps=400, record=settings.record, record_every=7)
+    alone = nqm.train(quad, data, learning_rate=0.5 * eta, steps=400, record=settings.recording.names, record_every=7)
     assert_same(outcomes[0], alone, 1e-9)
     return found
 
@@ -112,24 +111,25 @@ def drop_rows(monkeypatch):
 FOUR_DEVICES = """
 import jax, numpy as np
 import nqm_tools as nqm
-from nqm_tools import _loop, training
+from nqm_tools import training
+from nqm_tools.training import _loop
 jax.config.update("jax_enable_x64", True)
 assert len(jax.devices()) == 4
 data = nqm.datasets.load("digits", n_train=12, n_test=9, seed=0)
 net = nqm.networks.two_layer_fc(40)
 params = net.init(jax.random.key(0), data.x_train.shape)
 eta = nqm.critical_learning_rate(nqm.empirical_ntk(net, params, data.x_train))
-method = training.check_method(60, record=("test_loss",), record_every=7)
+method = training.Method(60, record=("test_loss",), record_every=7)
 quad = nqm.quadraticize(net, params)
-problem = training.prepare(quad, data, method, params=params).arrays
+problem = training.prepare(quad, data, method, params=params)
 spread = []
-chunk = _loop._chunk
-def watch(problem, batch, *args, **kwargs):
+steps = _loop._steps
+def watch(program, problem, rule, batch, *args):
     spread.append(len(batch.rates.sharding.device_set))
-    return chunk(problem, batch, *args, **kwargs)
-_loop._chunk = watch
+    return steps(program, problem, rule, batch, *args)
+_loop._steps = watch
 rates = [ratio * eta for ratio in (0.3, 0.9, 1.2, 1.5, 3.0, 5.0)]
-outcomes = _loop.run_batch(problem, rates, jax.random.split(jax.random.key(0), 6), method.scalars, method.settings)
+outcomes = _loop.run_batch(problem, rates, jax.random.split(jax.random.key(0), 6), method)
 assert max(spread) == 4, spread
 for rate, outcome in zip(rates, outcomes):
     run = nqm.train(quad, data, learning_rate=rate, steps=60, record=("test_loss",), record_every=7)

@@ -30,20 +30,20 @@ GROUPS, RUNS = 6, 18
 PREAMBLE = """
 import json, os, signal, sys
 from nqm_tools import cli, sweeps
-from nqm_tools.sweeps import _compute
 sweep, folder = sweeps.Sweep(**json.loads(sys.argv[1])), sys.argv[2]
 """
 
 # The third group stops in the middle, until it is told to go on.
 STOPPED = """
-run_batch, calls = _compute.run_batch, []
+from nqm_tools.training import _train
+run_batch, calls = _train.run_batch, []
 def stop(*args, **kwargs):
     calls.append(args)
     if len(calls) == 3:
         print("in hand", flush=True)
         sys.stdin.readline()
     return run_batch(*args, **kwargs)
-_compute.run_batch = stop
+_train.run_batch = stop
 """
 
 TOML = """
@@ -403,14 +403,14 @@ def test_ctrl_c_finishes_and_stores_the_group_in_hand(tmp_path, undisturbed):
 
 def test_a_second_ctrl_c_ends_at_once_and_stores_nothing_half_done(tmp_path):
     code = """
-from nqm_tools import _loop
-chunk, calls = _loop._chunk, []
-def count(*args, **kwargs):
+from nqm_tools.training import _loop
+steps, calls = _loop._steps, []
+def count(*args):
     calls.append(args)
     if len(calls) == 5:
         print("in hand", flush=True)
-    return chunk(*args, **kwargs)
-_loop._chunk = count
+    return steps(*args)
+_loop._steps = count
 """
     (tmp_path / "sweep.toml").write_text(TOML.replace("steps = 40", "steps = 1000000000"))  # years
     process = child(code + COMMAND, tmp_path)

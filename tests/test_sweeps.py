@@ -16,9 +16,11 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 import nqm_tools as nqm
-from nqm_tools import _loop, cli, networks, sweeps
+from nqm_tools import cli, networks, sweeps
+from nqm_tools._program import compilations
 from nqm_tools.store import Store
 from nqm_tools.sweeps import _compute, _run
+from nqm_tools.training import _train
 
 SETTINGS = {
     "data": {"name": "digits", "n_train": 12, "n_test": 10},
@@ -373,21 +375,20 @@ def test_a_worker_of_another_precision_fails_rather_than_computes(x64):
 
 def test_runs_that_share_a_shape_share_a_compilation(tmp_path):
     grid = {"network": {"name": "two_layer_fc", "width": 23}}  # a shape of its own
-    before = _loop._chunk._cache_size()
     run(tmp_path, **grid)
-    assert _loop._chunk._cache_size() == before + 1
+    before = compilations()
     run(tmp_path, **grid, seeds=[1, 2], steps=30, learning_rates=[0.3, 0.4], record_every=3)
     run(tmp_path, **grid, data=SETTINGS["data"] | {"label_noise": 0.2}, unit="absolute")
-    assert _loop._chunk._cache_size() == before + 1
+    assert compilations() == before
 
 
-@pytest.mark.parametrize("small", [0, _compute.SMALL_STATE])
+@pytest.mark.parametrize("small", [0, _train.SMALL_STATE])
 def test_big_states_go_one_by_one_and_small_ones_side_by_side(tmp_path, monkeypatch, small):
     sizes = []
-    run_batch = _compute.run_batch
-    monkeypatch.setattr(_compute, "SMALL_STATE", small)
+    run_batch = _train.run_batch
+    monkeypatch.setattr(_train, "SMALL_STATE", small)
     monkeypatch.setattr(
-        _compute, "run_batch", lambda p, rates, *a, **k: sizes.append(len(rates)) or run_batch(p, rates, *a, **k)
+        _train, "run_batch", lambda p, rates, *a, **k: sizes.append(len(rates)) or run_batch(p, rates, *a, **k)
     )
     frame = run(tmp_path)
     assert sizes == ([2] if small else [1, 1])
@@ -725,7 +726,7 @@ def test_every_file_says_where_it_comes_from(tmp_path):
     provenances = Store(tmp_path).provenance()
     assert len(provenances) == 4
     for provenance in provenances.values():
-        assert set(provenance) == {"settings", "environment", "data", "seconds"}
+        assert set(provenance) == {"settings", "environment", "data", "form", "seconds"}
         assert provenance["settings"]["network"]["width"] == 24
         assert provenance["settings"]["training"]["steps"] == 20
         assert provenance["settings"]["precision"] == "float32"

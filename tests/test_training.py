@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 import nqm_tools as nqm
-from nqm_tools import _loop, networks
+from nqm_tools import networks
+from nqm_tools._program import compilations
+from nqm_tools.training import _loop
 
 
 def problem(outputs=1, n=8, n_test=4, width=6, seed=0, **options):
@@ -204,10 +206,6 @@ def test_a_diverged_run_stops_says_so_and_has_no_best_test_loss():
     assert "diverged" in repr(run)
 
 
-def compilations():
-    return _loop._chunk._cache_size()
-
-
 def test_a_second_run_with_the_same_shapes_compiles_nothing():
     net, params, data = problem(width=7)
     nqm.train(nqm.quadraticize(net, params), data, learning_rate=0.1, steps=5)
@@ -219,6 +217,8 @@ def test_a_second_run_with_the_same_shapes_compiles_nothing():
     assert compilations() == before
     nqm.train(again, other_data, learning_rate=0.7, steps=5, momentum=0.5)
     assert compilations() == before + 1
+    nqm.train(again, other_data, learning_rate=0.7, steps=5, momentum=0.9)
+    assert compilations() == before + 1
 
 
 def test_nothing_big_is_a_constant_of_the_compiled_loop(monkeypatch):
@@ -226,12 +226,14 @@ def test_nothing_big_is_a_constant_of_the_compiled_loop(monkeypatch):
     net, params, data = problem(width=500, n=40)
     seen = {}
 
-    def capture(*args, **kwargs):
-        seen["text"] = training_chunk.lower(*args, **kwargs).as_text()
-        return training_chunk(*args, **kwargs)
+    def capture(program, *args):
+        leaves, tree = jax.tree.flatten(args)
+        found = program._program(leaves, tree)
+        seen["text"] = found.run.lower(found.constants, *leaves).as_text()
+        return steps(program, *args)
 
-    training_chunk = _loop._chunk
-    monkeypatch.setattr(_loop, "_chunk", capture)
+    steps = _loop._steps
+    monkeypatch.setattr(_loop, "_steps", capture)
     nqm.train(nqm.quadraticize(net, params), data, learning_rate=0.1, steps=1, record=("test_loss", "lambda_1"))
     constants = [line for line in seen["text"].splitlines() if "stablehlo.constant dense<" in line]
     assert constants
@@ -307,6 +309,7 @@ def test_training_time_is_recorded_with_the_settings():
         ({"learning_rate": float("nan")}, ValueError, "learning_rate must be a positive finite number"),
         ({"learning_rate": "0.1"}, TypeError, "learning_rate must be a positive finite number; got '0.1'"),
         ({"learning_rate": jnp.ones(2)}, TypeError, "learning_rate must be"),
+        ({"learning_rate": []}, ValueError, "learning_rate must not be an empty list"),
         ({"steps": 0}, ValueError, "steps must be a whole number >= 1; got 0"),
         ({"steps": 2.5}, ValueError, "steps must be a whole number >= 1; got 2.5"),
         ({"steps": None}, TypeError, "steps must be a whole number"),
@@ -316,11 +319,11 @@ def test_training_time_is_recorded_with_the_settings():
         ({"momentum": -0.1}, ValueError, "got -0.1"),
         ({"momentum": float("nan")}, ValueError, "momentum must be"),
         ({"momentum": "heavy"}, TypeError, "momentum must be"),
-        ({"loss": "cross_entropy"}, ValueError, "loss must be one of 'half_sum', 'mse'; got 'cross_entropy'"),
+        ({"loss": "cross_entropy"}, ValueError, "needs a model of at least two outputs"),
         ({"steps": 10**10}, ValueError, "steps must be a whole number <= 2147483646"),
         ({"learning_rate": 10**400}, ValueError, "learning_rate must be a positive finite number"),
         ({"learning_rate": np.array(1j)}, TypeError, "learning_rate must be a positive finite number"),
-        ({"record": None}, TypeError, "record must be a sequence of column names; got None"),
+        ({"record": None}, TypeError, "record must be a sequence of column names and .*; got None"),
         ({"record": ("accuracy",)}, ValueError, "each entry of record must be one of 'test_loss'.*got 'accuracy'"),
         ({"record": ("lambda_9",)}, ValueError, "got 'lambda_9'"),
         ({"record_every": 0}, ValueError, "record_every must be a whole number >= 1; got 0"),

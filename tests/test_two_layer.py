@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 import nqm_tools as nqm
-from nqm_tools import binding, two_layer
+from nqm_tools import closed_forms
+from nqm_tools.closed_forms import two_layer
 from nqm_tools.expansions import FunctionModel
+from nqm_tools.training import GradientDescent
 
 
 @pytest.mark.parametrize("n", [4, 9], ids=["in_the_span", "in_all_coordinates"])
@@ -20,8 +22,8 @@ def test_values_pullbacks_and_kernels_are_those_of_the_expansion(x64, name, acti
     x, x_test = jax.random.normal(keys[0], (n, 6)), jax.random.normal(keys[1], (5, 6))
     params0 = net.init(keys[2], x.shape)
     model = FunctionModel(net) if name == "f" else nqm.quadraticize(net, params0)
-    bound = binding.bind(model, x, params0)
-    assert isinstance(bound.inner, two_layer.TwoLayerNetwork | two_layer.TwoLayerQuadratic)
+    bound = closed_forms.bind(model, x, params0, GradientDescent())
+    assert isinstance(getattr(bound, "inner", bound), two_layer.TwoLayerNetwork | two_layer.TwoLayerQuadratic)
     # Anywhere that gradient descent can go: first weights move in the span of x only.
     change = x.T @ jax.random.normal(keys[3], (n, 30)) / 3
     state = jax.tree.map(lambda w: w + jax.random.normal(keys[4], w.shape), bound.encode(params0))
@@ -47,5 +49,5 @@ def test_the_quadratic_model_keeps_nothing_of_a_second_derivative_that_is_zero()
     for activation, kept in (("relu", False), ("linear", False), ("tanh", True)):
         net = nqm.networks.two_layer_fc(4, activation=activation)
         params = net.init(jax.random.key(0), x.shape)
-        features = binding.bind(nqm.quadraticize(net, params), x, params).featurize(x)
+        features = closed_forms.bind(nqm.quadraticize(net, params), x, params, GradientDescent()).featurize(x)
         assert (features[3] is not None) == kept

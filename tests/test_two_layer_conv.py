@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import nqm_tools as nqm
-from nqm_tools import two_layer_conv
+from nqm_tools.closed_forms import two_layer_conv
+from nqm_tools.training import GradientDescent
 from nqm_tools.expansions import FunctionModel
 
 TRAIN, TEST = slice(0, 7), slice(7, 11)
@@ -32,7 +33,7 @@ def models(name, readout, activation, outputs=1, width=6):
     params0 = net.init(keys[1], x.shape)
     model = FunctionModel(net) if name == "f" else nqm.quadraticize(net, params0)
     params = jax.tree.map(lambda w: w + jax.random.normal(keys[2], w.shape), params0)
-    return model, two_layer_conv.bind(model), params, x
+    return model, two_layer_conv.bind(model, x, params0, GradientDescent()), params, x
 
 
 def assert_close(found, expected):
@@ -105,7 +106,7 @@ def test_second_moments_of_the_patches_change_nothing(x64, monkeypatch, outputs)
     keys = jax.random.split(jax.random.key(0), 4)
     x = jax.random.normal(keys[0], (5, 7, 7, 1))  # more positions than pairs of a patch's nine entries
     params0 = net.init(keys[1], x.shape)
-    bound = two_layer_conv.bind(nqm.quadraticize(net, params0))
+    bound = two_layer_conv.bind(nqm.quadraticize(net, params0), x, params0, GradientDescent())
     params = jax.tree.map(lambda w: w + jax.random.normal(keys[2], w.shape), params0)
     r = jax.random.normal(keys[3], (len(x), outputs))
 
@@ -201,6 +202,5 @@ def test_the_quadratic_model_keeps_images_only_for_a_curvature():
 
 
 def test_only_the_network_and_its_quadratic_model_have_a_closed_form():
-    model, _, params, _ = models("f_quad", "average", "relu")
-    with pytest.raises(TypeError, match="LinearModel"):
-        two_layer_conv.bind(nqm.linearize(model.f, params))
+    model, _, params, x = models("f_quad", "average", "relu")
+    assert two_layer_conv.bind(nqm.linearize(model.f, params), x, params, GradientDescent()) is None

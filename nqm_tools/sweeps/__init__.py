@@ -16,6 +16,5 @@
 
 from nqm_tools.sweeps._run import load, load_curves, run
 from nqm_tools.sweeps._settings import Sweep
-from nqm_tools.sweeps._stable import StableLearningRate, max_stable_learning_rate
 
-__all__ = ["StableLearningRate", "Sweep", "load", "load_curves", "max_stable_learning_rate", "run"]
+__all__ = ["Sweep", "load", "load_curves", "run"]

@@ -7,20 +7,12 @@ import traceback
 
 import jax
 
-from nqm_tools._loop import run_batch
 from nqm_tools._validation import check_choice
 from nqm_tools.datasets import Data
-from nqm_tools.expansions import linearize, quadraticize
-from nqm_tools.kernels import critical_learning_rate
-from nqm_tools.runs import Run, environment
-from nqm_tools.sweeps._settings import load_data, make_network
-from nqm_tools.training import Method, check_method, initial_kernel, prepare
-
-# On a CPU, states of up to this many numbers are faster side by side; beyond, matrix products fill it by themselves.
-# `make bench` writes the measurement.
-SMALL_STATE = 2048
-# An accelerator's memory is shared with the products of a step, each a few times the size of the state.
-STATES_A_RUN = 8
+from nqm_tools.expansions import MODELS
+from nqm_tools.sweeps._references import checksums, make_importable
+from nqm_tools.sweeps._settings import load_data, make_method, make_network
+from nqm_tools.training import Method, critical_rate, environment, prepare, train_rates, whole
 
 
 def compute(group):
@@ -29,12 +21,14 @@ def compute(group):
     provenance = {"settings": group.settings, "environment": environment()}
     machine = {name: provenance["environment"][name] for name in ("device", "cores")}
     try:
+        make_importable(group.folder)
         setting, runs = _runs(group)
     except Exception as error:  # whatever it is, the sweep goes on, and the row says it
         rows = failed_rows(group, error)
         provenance["traceback"] = traceback.format_exc()
     else:
-        provenance["data"] = setting.data.provenance
+        provenance["data"] = runs[0].settings["data"]
+        provenance["form"] = runs[0].settings["form"]
         rows = [
             _row(group.settings, key, setting.critical, rate, run) | machine
             for key, rate, run in zip(group.keys, group.rates, runs, strict=True)
@@ -57,14 +51,14 @@ class _Setting:
         self.network = make_network(network)
         self.params = self.network.init(jax.random.key(seed), self.data.x_train.shape)
         training_set = Data(self.data.name, self.data.x_train, self.data.y_train)
-        problem = prepare(self.network, training_set, check_method(steps=1, record=()), params=self.params)
-        self.critical = critical_learning_rate(initial_kernel(problem), loss=loss)
+        method = Method(steps=1, loss=loss, record=())
+        self.critical = critical_rate(prepare(self.network, training_set, method, params=self.params))
 
 
 @functools.lru_cache(maxsize=1)
 def _setting(text):
-    data, files, network, seed, loss, _ = json.loads(text)
-    setting = _Setting(data, network, seed, loss)
+    data, files, network, seed, loss, _, _ = json.loads(text)
+    setting = _Setting(data, network, seed, make_method({"steps": 1, "loss": loss, "record": []}).loss)
     found = {file["file"]: file["md5"] for file in setting.data.provenance.get("files", ())}
     if found != files:
         raise ValueError(f"the data files here are {found}, where the sweep was started {files}")
@@ -73,62 +67,21 @@ def _setting(text):
 
 def _runs(group):
     settings = group.settings
-    training = dict(settings["training"])
-    method = Method(**training | {"record": tuple(training["record"])})
+    plain = {name: value for name, value in settings.items() if name != "modules"}
+    if (found := checksums(plain)) != settings.get("modules", {}):
+        raise ValueError(f"the modules here are {found}, where the sweep was started {settings.get('modules')}")
+    method = make_method(settings["training"])
     check_choice("the precision in force", str(jax.numpy.zeros(0).dtype), (settings["precision"],))
-    # Precision and files too: what was made with others must not be found again.
+    # Precision, files and modules too: what was made with others must not be found again.
     made_of = [settings[name] for name in ("data", "files", "network", "seed")]
-    setting = _setting(json.dumps([*made_of, method.loss, settings["precision"]]))
-    make = {"f": lambda network, params: network, "f_lin": linearize, "f_quad": quadraticize}[settings["model"]]
-    model = make(setting.network, setting.params)
+    made_of += [settings["training"]["loss"], settings["precision"], settings.get("modules", {})]
+    setting = _setting(json.dumps(made_of))
+    model = MODELS[settings["model"]](setting.network, setting.params)
     problem = prepare(model, setting.data, method, params=setting.params, seed=settings["seed"])
     unit = setting.critical if settings["unit"] == "critical" else 1.0
     rates = [float(unit * rate) for rate in group.rates]
-    key = jax.random.key(settings["seed"])
-    outcomes, seconds = [], []
-    for chosen in _batches(rates, _runs_at_once(problem.arrays, len(rates))):
-        began = time.perf_counter()
-        keys = jax.numpy.stack([key] * len(chosen))
-        outcomes += whole(run_batch(problem.arrays, chosen, keys, method.scalars, method.settings, progress=False))
-        seconds += [(time.perf_counter() - began) / len(chosen)] * len(chosen)
-    return setting, [
-        Run(
-            model=settings["model"],
-            learning_rate=rate,
-            losses=outcome.losses,
-            records=outcome.rows,
-            params=None,
-            stopped=outcome.stopped,
-            settings=training | {"seed": settings["seed"], "seconds": round(spent, 4)},
-        )
-        for rate, outcome, spent in zip(rates, outcomes, seconds, strict=True)
-    ]
-
-
-def whole(outcomes):
-    """The outcomes of a batch; KeyboardInterrupt if that is why they ended early, since a part of a run is none."""
-    if any(outcome.stopped.startswith("interrupted") for outcome in outcomes):
-        raise KeyboardInterrupt
-    return outcomes
-
-
-def _batches(values, size):
-    return [values[i : i + size] for i in range(0, len(values), size)]
-
-
-def _runs_at_once(arrays, runs):
-    """How many runs go side by side: as many as are faster so, and as fit."""
-    state = sum(leaf.size for leaf in jax.tree.leaves(arrays["state0"]))
-    devices = jax.local_devices()
-    if devices[0].platform == "cpu" and len(devices) == 1:
-        return runs if state <= SMALL_STATE else 1
-    memory = (devices[0].memory_stats() or {}).get("bytes_limit")
-    if memory is None:
-        return runs
-    itemsize = arrays["y"].dtype.itemsize
-    hidden = sum(leaf.size for leaf in jax.tree.leaves(arrays["features"]))
-    one = itemsize * STATES_A_RUN * (state + hidden)
-    return max(1, min(runs, len(devices) * int(memory / 2 / one)))
+    options = {"seed": settings["seed"], "provenance": setting.data.provenance}
+    return setting, whole(train_rates(problem, rates, method, progress=False, keep_params=False, **options))
 
 
 def _row(settings, key, critical, rate, run):

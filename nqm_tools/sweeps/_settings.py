@@ -1,4 +1,4 @@
-"""What a sweep is: its settings, checked at the door, and the groups of runs that they come to."""
+"""What a sweep is: its settings, checked, and the groups of runs that they come to."""
 
 import copy
 import dataclasses
@@ -15,9 +15,10 @@ import jax.numpy as jnp
 
 from nqm_tools import _files, datasets, networks, quadratic
 from nqm_tools._validation import check_choice, check_rate, check_whole
-from nqm_tools.training import Method, check_method
+from nqm_tools.expansions import MODELS
+from nqm_tools.sweeps._references import as_reference, checksums, find_function, is_reference, make_importable
+from nqm_tools.training import DEFAULT_RECORD, METHOD_SETTINGS, Method
 
-MODELS = ("f", "f_lin", "f_quad")
 UNITS = ("critical", "absolute")
 NETWORKS = {make.__name__: make for make in (networks.two_layer_fc, networks.deep_fc, networks.two_layer_cnn)}
 NETWORKS["diagonal_quadratic"] = quadratic.diagonal
@@ -32,6 +33,7 @@ class Group(NamedTuple):
     settings: dict
     rates: tuple
     keys: tuple
+    folder: str = ""  # where modules of the user's may lie; no part of the settings
 
     @property
     def name(self):
@@ -56,26 +58,32 @@ class Group(NamedTuple):
 class Sweep:
     """A grid of runs.
 
+    Data, networks, losses, optimisers and recorded columns of your own are named ``"module:function"``. The module is
+    imported when the sweep runs, from beside the sweep file, the working directory or wherever Python finds it; the
+    checksum of its file is one of the settings, so that results of another version are not taken for these.
+
     Parameters
     ----------
     data : dict or list of dict
         ``name`` and the arguments of :func:`nqm_tools.datasets.load` (or ``gaussians_1d``, ``single_example``). Each
-        seed draws its own sample, unless ``seed`` is among the arguments.
+        seed draws its own sample, unless ``seed`` is among the arguments. A function of yours gets the arguments, and
+        ``seed`` if it takes one, and gives a :class:`nqm_tools.Data`.
     network : dict or list of dict
         ``name`` (``two_layer_fc``, ``deep_fc``, ``two_layer_cnn``; ``diagonal_quadratic`` for
-        :func:`nqm_tools.quadratic.diagonal`) and its arguments. Each seed draws its own start.
+        :func:`nqm_tools.quadratic.diagonal`) and its arguments. Each seed draws its own start. A function of yours gives
+        a :class:`nqm_tools.Network`, or another ``f(params, x)`` with ``init(key, input_shape) -> params``.
     learning_rates : list of float
     unit : {"critical", "absolute"}
         Whether the rates are in units of each run's own critical learning rate ``2/lambda_1`` (for the named loss, at
-        the start, without momentum), or as they are.
+        the start, without momentum; for a loss of changing curvature 2 over the Gauss-Newton sharpness), or as they are.
     models : list of {"f", "f_lin", "f_quad"}
     seeds : int or list of int
         How many, from 0, or which.
     name : str
         A title; it does not belong to the runs' settings.
     **training
-        ``steps`` and other arguments of :func:`nqm_tools.train`: ``batch_size``, ``momentum``, ``loss``, ``record``,
-        ``record_every``.
+        ``steps`` and other arguments of :func:`nqm_tools.train`: ``batch_size``, ``batches``, ``momentum``,
+        ``nesterov``, ``optimizer`` (such as ``"optax:adam"``), ``loss``, ``record``, ``record_every``.
 
     Raises
     ------
@@ -90,7 +98,8 @@ class Sweep:
     learning_rates: tuple
     unit: str
     seeds: tuple
-    training: Method
+    training: dict
+    folder: str
 
     def __init__(
         self, *, data, network, learning_rates, unit="critical", models=MODELS, seeds=(0,), name="sweep", **training
@@ -104,18 +113,20 @@ class Sweep:
             "name": name,
             "data": _listed("data", data, lambda what, value: _complete(what, value, DATASETS)),
             "network": _listed("network", network, lambda what, value: _complete(what, value, NETWORKS)),
-            "models": _listed("models", models, lambda what, value: check_choice(f"each of {what}", value, MODELS)),
+            "models": _listed("models", models, lambda what, value: check_choice(f"each of {what}", value, tuple(MODELS))),
             "learning_rates": _listed(
                 "learning_rates", learning_rates, lambda what, value: check_rate(f"each of {what}", value)
             ),
             "unit": check_choice("unit", unit, UNITS),
             "seeds": _listed("seeds", seeds, lambda what, value: check_whole(f"each of {what}", value, minimum=0)),
-            "training": check_method(**training),
+            "training": _plain_training(training),
+            "folder": "",
         }
         for field, value in values.items():
             object.__setattr__(self, field, value)
         for settings in self.network:
-            make_network(settings)  # it checks its arguments
+            if not is_reference(settings["name"]):
+                make_network(settings)  # it checks its arguments
 
     @classmethod
     def from_toml(cls, path, scale=None):
@@ -131,9 +142,11 @@ class Sweep:
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"{path} is no TOML file: {error}") from None
         try:
-            return cls(**_from_tables(content, scale))
+            sweep = cls(**_from_tables(content, scale))
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path}: {error}") from None
+        object.__setattr__(sweep, "folder", str(path.resolve().parent))
+        return sweep
 
     def only(self, *, models=None, seeds=None, learning_rates=None):
         """The part of the sweep with these models, seeds and learning rates (all of what is None).
@@ -163,9 +176,10 @@ class Sweep:
         Raises
         ------
         FileNotFoundError, ValueError
-            If a data set is not to be had, or does not have what its settings ask for.
+            If a data set or a module is unavailable, or does not have what its settings ask for.
         """
         groups = []
+        make_importable(self.folder)
         for data in self.data:
             files = _data_files(data["name"])
             load_data(data, self.seeds[0])  # it checks its arguments
@@ -179,22 +193,94 @@ class Sweep:
                             "model": model,
                             "seed": seed,
                             "unit": self.unit,
-                            "training": self.training._asdict(),
+                            "training": self.training,
                             "precision": str(jnp.zeros(0).dtype),
                         }
+                        if modules := checksums(settings):
+                            settings["modules"] = modules
                         keys = tuple(_hash(settings | {"learning_rate": rate}) for rate in self.learning_rates)
-                        groups.append(Group(settings, self.learning_rates, keys))
+                        groups.append(Group(settings, self.learning_rates, keys, self.folder))
         return groups
 
 
 def load_data(settings, seed):
     """The sample that a sweep's settings and seed stand for."""
     settings = {"seed": seed} | settings
-    return DATASETS[settings["name"]](**{name: value for name, value in settings.items() if name != "name"})
+    name = settings.pop("name")
+    if not is_reference(name):
+        return DATASETS[name](**settings)
+    make = find_function(name)
+    if "seed" not in inspect.signature(make).parameters:
+        settings.pop("seed")
+    data = make(**settings)
+    if not isinstance(data, datasets.Data):
+        raise ValueError(f"data {name!r} must give an nqm_tools.Data; got {type(data).__name__}")
+    return data
 
 
 def make_network(settings):
-    return NETWORKS[settings["name"]](**{name: value for name, value in settings.items() if name != "name"})
+    """The network that a sweep's settings stand for."""
+    settings = dict(settings)
+    name = settings.pop("name")
+    network = (find_function(name) if is_reference(name) else NETWORKS[name])(**settings)
+    if not (callable(network) and callable(getattr(network, "init", None))):
+        raise ValueError(
+            f"network {name!r} must give an nqm_tools.Network, or another f(params, x) with init(key, input_shape); "
+            f"got {type(network).__name__}"
+        )
+    return network
+
+
+def make_method(training):
+    """The method that a sweep's training settings stand for."""
+
+    def found(value):
+        return find_function(value) if is_reference(value) else value
+
+    own = {name: found(value) for name, value in training.items() if name != "record"}
+    record = [
+        {name: found(value) for name, value in entry.items()} if isinstance(entry, dict) else found(entry)
+        for entry in training["record"]
+    ]
+    return Method(**own, record=record)
+
+
+def _plain_training(training):
+    """The arguments of a method as plain values, with their defaults; those that did not exist in version 0.1 only
+    where they are not the default, so that keys stay what they were."""
+    training = dict(training)
+    record = training.pop("record", DEFAULT_RECORD)
+    for name in ("loss", "optimizer"):
+        if callable(training.get(name)) or is_reference(training.get(name)):
+            training[name] = as_reference(name, training[name])
+    entries = [record] if isinstance(record, str | dict) or callable(record) else record
+    named, own = [], []
+    for entry in entries if isinstance(entries, list | tuple | set) else ():
+        if isinstance(entry, dict):
+            own.append({name: as_reference(f"record: {name!r}", value) for name, value in entry.items()})
+        elif callable(entry) or is_reference(entry):
+            own.append(as_reference("each entry of record", entry))
+        else:
+            named.append(entry)
+    # What is imported when the sweep runs is checked then; a stand-in takes its place here.
+    stand_ins = {"loss": _stand_in, "optimizer": lambda rate: _Stateless}
+    checked = {
+        name: stand_ins[name] if name in stand_ins and is_reference(value) else value for name, value in training.items()
+    }
+    method = Method(**checked, record=record if not isinstance(entries, list | tuple | set) else named)
+    plain = method.settings | {"record": [*method.recording.names, *own]}
+    for name in ("loss", "optimizer"):
+        if is_reference(training.get(name)):
+            plain[name] = training[name]
+    return plain
+
+
+def _stand_in(prediction, y):
+    return prediction[:, 0]
+
+
+class _Stateless:
+    init = update = len
 
 
 def _hash(settings):
@@ -232,6 +318,9 @@ def _complete(what, settings, makers):
         raise TypeError(f"{what} must be a table of settings, or a list of them; got {settings!r}")
     if "name" not in settings:
         raise ValueError(f"{what} must have a name, one of {', '.join(makers)}; got {settings!r}")
+    if is_reference(settings["name"]):
+        as_reference(f"the name of {what}", settings["name"])
+        return {key: _plain(value, None) for key, value in settings.items()}
     name = check_choice(f"the name of {what}", settings["name"], tuple(makers))
     parameters = inspect.signature(makers[name]).parameters
     needed = [p.name for p in parameters.values() if p.default is p.empty and p.name not in ("seed", "root")]
@@ -270,7 +359,7 @@ def _laid_over(content, changes):
 
 
 def _check_training(training):
-    _check_keys("training", training, inspect.signature(check_method).parameters, required=("steps",))
+    _check_keys("training", training, METHOD_SETTINGS, required=("steps",))
 
 
 def _check_keys(what, given, accepted, required=()):

@@ -5,10 +5,11 @@ into it as constants, which takes XLA minutes on wide networks. How many steps, 
 rates are arguments too, so that a second batch with the same shapes compiles nothing.
 """
 
-import functools
+import contextlib
 import math
 import sys
 import time
+import warnings
 from typing import Any, NamedTuple
 
 import jax
@@ -18,8 +19,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tqdm.auto import tqdm
 
 from nqm_tools._lapack import one_thread
-from nqm_tools._recording import needs_eigenvalues, record_values, squared_loss
-from nqm_tools.kernels import gradient_scale
+from nqm_tools._program import Fresh
+from nqm_tools.training._recording import Snapshot, output_gradient
 
 # Losses of a chunk are kept on the device in a buffer of this many steps.
 CHUNK = 256
@@ -30,12 +31,17 @@ SECONDS_WITHOUT_BAR = 3
 LARGE_STATE = 2**16
 
 
+# Operations that LAPACK does on a CPU.
+LAPACK = {"cholesky", "eig", "eigh", "geqrf", "householder_product", "lu", "schur", "svd", "tridiagonal"}
+
+
 class Outcome(NamedTuple):
-    """One run: the loss of every step, the recorded rows, the last state, and how it ended."""
+    """One run: the loss of every step, the recorded rows, the last state, the rule's memory, and how it ended."""
 
     losses: np.ndarray
     rows: dict
     state: Any
+    memory: Any
     stopped: str
 
 
@@ -43,26 +49,24 @@ class _Batch(NamedTuple):
     """What the compiled loop carries, a run a row; ``counts`` are the losses taken so far."""
 
     state: Any
-    velocity: Any
+    memory: Any
+    carries: Any
     alive: jax.Array
     counts: jax.Array
     rates: jax.Array
     keys: jax.Array
 
 
-def run_batch(problem, rates, keys, scalars, settings, *, description="", progress=None):
+def run_batch(problem, rates, keys, method, *, description="", progress=None):
     """Train the runs of a batch side by side.
 
     Parameters
     ----------
-    problem : dict
+    problem : Problem
         What :func:`nqm_tools.training.prepare` makes; shared by all runs.
     rates, keys
         One learning rate and one random key a run.
-    scalars : dict
-        ``momentum``, ``record_every``, ``steps``.
-    settings : dict
-        The static arguments of the loop: ``loss``, ``batch_size``, ``with_momentum``, ``record``.
+    method : Method
 
     Returns
     -------
@@ -70,51 +74,56 @@ def run_batch(problem, rates, keys, scalars, settings, *, description="", progre
         In the order of ``rates``. A run whose loss is no longer finite is frozen there, and dropped from the batch as
         soon as half of the rows are idle.
     """
-    if not needs_eigenvalues(settings["record"]):
-        return _run(problem, rates, keys, scalars, settings, description, progress)
-    with one_thread():
-        return _run(problem, rates, keys, scalars, settings, description, progress)
-
-
-def _run(problem, rates, keys, scalars, settings, description, progress):
-    steps, runs = scalars["steps"], len(rates)
+    steps, runs, first = method.steps, len(rates), method.first
+    last = first + steps
+    scalars = {"first": first, "last": last, "record_every": method.record_every}
     sharding = _sharding(runs)
-    batch, problem, slots = _start(problem, rates, keys, settings["with_momentum"], sharding)
-    done, chunks, ended = 0, [], {}
+    batch, problem, slots = _start(problem, rates, keys, method, sharding)
+    done, chunks, ended = first, [], {}
     size, interrupted = 1, False
     bar = _Bar(steps, description, progress)
+    missing = _Missing(problem, method)
 
     def advance(stop, scalars):
-        after, reached, values = _chunk(problem, batch, done, stop, scalars, **settings)
+        after, reached, values = _steps(method.program, problem, method.rule, batch, done, stop, scalars)
         # JAX returns before the work is done; this waits.
         chunk = _Chunk(
             slots, done, int(reached), jax.device_get(values), np.asarray(after.counts), np.asarray(after.alive)
         )
+        missing.warn_of(chunk, scalars)
         return after, chunk
 
-    try:
-        while done <= steps and len(slots):
-            began = time.perf_counter()
-            after, chunk = advance(min(done + size, steps + 1), scalars)
-            kept = _compact(after, chunk, sharding)
-            over = chunk.ended(steps)
-            states = {run: _row(after.state, row) for row, run in over.items()}
-            # Until here Ctrl-C leaves everything as it was before the chunk; what belongs together moves on in one go.
-            (batch, slots), done, chunks, ended = kept, chunk.stop, [*chunks, chunk], ended | states
-            bar.move_to(min(done, steps))
-            seconds = time.perf_counter() - began
-            size = min(CHUNK, max(1, int(size * min(4, SECONDS_A_CHUNK / max(seconds, 1e-6)))))
-    except KeyboardInterrupt:
-        if done <= steps:
-            # Evaluate without a further update, so that the last row and the parameters belong together.
-            interrupted = True
-            after, chunk = advance(done + 1, scalars | {"steps": done})
-            chunks = [*chunks, chunk]
-            ended |= {run: _row(after.state, row) for row, run in enumerate(slots)}
-    finally:
-        bar.close("interrupted" if interrupted else "")
-    names = ("train_loss", *settings["record"])
-    return [_outcome(run, chunks, names, scalars["record_every"], ended[run], interrupted) for run in range(runs)]
+    needs_lapack = LAPACK & method.program.primitives(problem, method.rule, batch, done, done + 1, scalars)
+    with one_thread() if needs_lapack else contextlib.nullcontext():
+        try:
+            while done <= last and len(slots):
+                began = time.perf_counter()
+                after, chunk = advance(min(done + size, last + 1), scalars)
+                kept = _compact(after, chunk, sharding)
+                over = chunk.ended(last)
+                states = {run: _row((after.state, after.memory), row) for row, run in over.items()}
+                # Until here Ctrl-C leaves everything as it was before the chunk; what belongs together moves on in one
+                # go.
+                (batch, slots), done, chunks, ended = kept, chunk.stop, [*chunks, chunk], ended | states
+                bar.move_to(min(done, last) - first)
+                seconds = time.perf_counter() - began
+                size = min(CHUNK, max(1, int(size * min(4, SECONDS_A_CHUNK / max(seconds, 1e-6)))))
+        except KeyboardInterrupt:
+            if done <= last:
+                # Evaluate without a further update, so that the last row and the parameters belong together.
+                interrupted = True
+                after, chunk = advance(done + 1, scalars | {"last": done})
+                chunks = [*chunks, chunk]
+                ended |= {run: _row((after.state, after.memory), row) for row, run in enumerate(slots)}
+        finally:
+            bar.close("interrupted" if interrupted else "")
+    names = ("train_loss", *problem.columns)
+    return [_outcome(run, chunks, names, scalars, ended[run], interrupted) for run in range(runs)]
+
+
+def _steps(program, *args):
+    """A chunk of steps, computed."""
+    return program(*args)
 
 
 @jax.jit
@@ -133,29 +142,61 @@ class _Chunk(NamedTuple):
     counts: np.ndarray
     alive: np.ndarray
 
-    def ended(self, steps):
+    def ended(self, last):
         """The runs that ended in this chunk, by the row that they have in the batch."""
-        return {row: run for row, run in enumerate(self.slots) if not self.alive[row] or self.stop > steps}
+        return {row: run for row, run in enumerate(self.slots) if not self.alive[row] or self.stop > last}
 
 
-def _outcome(run, chunks, names, every, state, interrupted):
+class _Missing:
+    """Warns, once a batch, of a column that holds NaN while the training loss is finite."""
+
+    def __init__(self, problem, method):
+        self.columns, self.warned, self.first = problem.columns, False, method.first
+        if problem.test is None or problem.labels is None:
+            self.columns = [name for name in self.columns if name != "test_accuracy"]
+        if problem.test is None:
+            self.columns = [name for name in self.columns if name != "test_loss"]
+
+    def warn_of(self, chunk, scalars):
+        if self.warned:
+            return
+        steps = np.arange(chunk.start, chunk.stop)
+        due = (steps % scalars["record_every"] == 0) | (steps == self.first) | (steps == scalars["last"])
+        rows = slice(0, len(chunk.slots))
+        finite = np.isfinite(chunk.values["train_loss"][: len(steps), rows]) & due[:, None]
+        # A row that is idle, or a run that is over, has values no more.
+        finite &= steps[:, None] < self.first + chunk.counts[rows]
+        for name in self.columns:
+            found = np.argwhere(finite & np.isnan(chunk.values[name][: len(steps), rows]))
+            if len(found):
+                self.warned = True
+                warnings.warn(
+                    f"the recorded {name} is NaN at step {steps[found[0][0]]}, where the training loss is finite",
+                    stacklevel=5,
+                )
+                return
+
+
+def _outcome(run, chunks, names, scalars, end, interrupted):
+    first, every = scalars["first"], scalars["record_every"]
     pieces = [(chunk, row) for chunk in chunks for row in np.flatnonzero(chunk.slots == run)]
     columns = {
         name: np.concatenate(
-            [chunk.values[name][: max(0, chunk.counts[row] - chunk.start), row] for chunk, row in pieces]
+            [chunk.values[name][: max(0, first + chunk.counts[row] - chunk.start), row] for chunk, row in pieces]
         )
         for name in names
     }
     columns = {name: values.astype(float) for name, values in columns.items()}
     losses = columns["train_loss"]
-    kept = np.arange(len(losses))
-    kept = kept[(kept % every == 0) | (kept == kept[-1])]
-    last, stopped = len(losses) - 1, "finished"
+    steps = first + np.arange(len(losses))
+    kept = (steps % every == 0) | (steps == first) | (steps == steps[-1])
+    last, stopped = steps[-1], "finished"
     if not math.isfinite(losses[-1]):
         stopped = f"diverged at step {last}: the training loss is {losses[-1]}"
     elif interrupted:
         stopped = f"interrupted at step {last}"
-    return Outcome(losses, {"step": kept} | {name: values[kept] for name, values in columns.items()}, state, stopped)
+    rows = {"step": steps[kept]} | {name: values[kept] for name, values in columns.items()}
+    return Outcome(losses, rows, *end, stopped)
 
 
 def _sharding(runs):
@@ -168,15 +209,37 @@ def _sharding(runs):
     )
 
 
-def _start(problem, rates, keys, with_momentum, sharding):
-    runs = len(rates)
-    state = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[None], (runs, *leaf.shape)), problem["state0"])
+def _start(problem, rates, keys, method, sharding):
+    runs, dtype = len(rates), problem.y.dtype
+    rates = jnp.asarray(rates, dtype)
+
+    def repeated(tree):
+        return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[None], (runs, *leaf.shape)), tree)
+
+    state = repeated(problem.state0)
+    if problem.memory0 is not None:
+        memory = repeated(problem.memory0)
+    elif method.rule.linear:
+        memory = method.rule.init(state, None)
+    else:  # an optimiser's state may hold its learning rate
+        each = [method.rule.init(problem.state0, method.schedule or rate) for rate in rates]
+        memory = jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
+    recording = method.recording
+
+    def carried(problem, state, rates):
+        def init(state, rate):
+            return recording.init(_snapshot(problem, method, state, rate, method.first))
+
+        return _each(init, runs)(state, rates)
+
+    carries = Fresh(carried)(problem, state, rates) if recording.has_carry else recording.init(None)
     batch = _Batch(
         state=state,
-        velocity=jax.tree.map(jnp.zeros_like, state) if with_momentum else None,
+        memory=memory,
+        carries=carries,
         alive=jnp.ones(runs, bool),
         counts=jnp.zeros(runs, jnp.int32),
-        rates=jnp.asarray(rates, problem["y"].dtype),
+        rates=rates,
         keys=keys,
     )
     slots = np.arange(runs)
@@ -239,38 +302,39 @@ class _Bar:
             self.bar.close()
 
 
-@functools.partial(jax.jit, static_argnames=("loss", "batch_size", "with_momentum", "record"))
-def _chunk(problem, batch, start, stop, scalars, *, loss, batch_size, with_momentum, record):
+def _snapshot(problem, method, state, rate, t):
+    return Snapshot(problem, state, _rate(method, rate, t, problem.y.dtype), t)
+
+
+def _rate(method, rate, t, dtype):
+    """The learning rate of step t."""
+    return rate if method.schedule is None else jnp.asarray(method.schedule(t), dtype)
+
+
+def chunk_of_steps(method, problem, rule, batch, start, stop, scalars):
     """Evaluate, record and update at steps ``start .. stop - 1``; stop early when no run's loss is finite.
 
-    The update of step ``scalars["steps"]`` is suppressed, so the state ends where the last loss was taken.
+    The update of step ``scalars["last"]`` is suppressed, so the state ends where the last loss was taken.
     """
-    bound, features, y = problem["bound"], problem["features"], problem["y"]
-    n, dtype = len(y), y.dtype
-    scale = gradient_scale(loss, n if batch_size is None else batch_size)
-    columns = ("train_loss", *record)
+    bound, features, y, loss = problem.bound, problem.features, problem.y, problem.loss
+    n, dtype, runs = len(y), y.dtype, len(batch.rates)
 
-    def advance(state, velocity, rate, key, t):
+    def advance(state, memory, rate, key, t):
         """The loss of one run, and where a step takes it."""
-        if batch_size is None:
+        if method.batch_size is None:
             prediction, pullback = bound.value_and_pullback(state, features)
-            gradient = pullback(prediction - y)
+            gradient = pullback(output_gradient(loss, prediction, y))
         else:
             prediction = bound.predict(state, features)
-            rows = batch_rows(key, t, n, batch_size)
+            rows = BATCHES[method.batches](key, t, n, method.batch_size)
             value, pullback = bound.value_and_pullback(state, jax.tree.map(lambda leaf: leaf[rows], features))
-            gradient = pullback(value - y[rows])
-        step = (scale * rate).astype(dtype)
-        if with_momentum:
-            beta = jnp.asarray(scalars["momentum"], dtype)
-            velocity = jax.tree.map(lambda v, g: beta * v - step * g, velocity, gradient)
-            state = jax.tree.map(jnp.add, state, velocity)
-        else:
-            state = jax.tree.map(lambda s, g: s - step * g, state, gradient)
-        return squared_loss(prediction - y, loss), state, velocity
-
-    def recorded(state, rate):
-        return record_values(problem, loss, record, state, rate)
+            gradient = pullback(output_gradient(loss, value, y[rows]))
+        if rule.linear:
+            rate = _rate(method, rate, t, dtype)
+        elif method.schedule is not None:
+            rate = method.schedule  # the optimiser counts its steps itself
+        after, memory = rule.update(gradient, memory, state, rate)
+        return loss.total(prediction, y).astype(dtype), after, memory
 
     def condition(loop):
         t, batch, _ = loop
@@ -278,30 +342,35 @@ def _chunk(problem, batch, start, stop, scalars, *, loss, batch_size, with_momen
 
     def body(loop):
         t, batch, buffers = loop
-        per_run = (batch.state, batch.velocity, batch.rates, batch.keys)
-        losses, state, velocity = _each(advance, len(batch.rates))(*per_run, t)
+        losses, state, memory = _each(advance, runs)(batch.state, batch.memory, batch.rates, batch.keys, t)
         finite = batch.alive & jnp.isfinite(losses)
-        due = (t % scalars["record_every"] == 0) | (t == scalars["steps"]) | jnp.any(batch.alive & ~finite)
+        due = (t % scalars["record_every"] == 0) | (t == scalars["first"]) | (t == scalars["last"])
+        due |= jnp.any(batch.alive & ~finite)
 
-        def nothing(state):
-            return {name: jnp.full(losses.shape, jnp.nan, dtype) for name in record}
+        def nothing(state, carries):
+            return carries, {name: jnp.full(losses.shape, jnp.nan, dtype) for name in problem.columns}
 
-        def everything(state):
-            return _each(recorded, len(batch.rates))(state, batch.rates)
+        def everything(state, carries):
+            def row(state, carries, rate):
+                return method.recording.row(carries, _snapshot(problem, method, state, rate, t))
 
-        values = {"train_loss": losses} | jax.lax.cond(due, everything, nothing, batch.state)
-        buffers = {name: buffers[name].at[t - start].set(values[name]) for name in columns}
+            return _each(row, runs)(state, carries, batch.rates)
+
+        carries, values = jax.lax.cond(due, everything, nothing, batch.state, batch.carries)
+        values = {"train_loss": losses} | values
+        buffers = {name: buffers[name].at[t - start].set(values[name]) for name in buffers}
         # Where a loss is not finite the state stays as it was, and so does a run that is over.
-        move = finite & (t < scalars["steps"])
+        move = finite & (t < scalars["last"])
         batch = batch._replace(
             state=_where(move, state, batch.state),
-            velocity=_where(move, velocity, batch.velocity),
+            memory=_where(move, memory, batch.memory),
+            carries=carries,
             alive=finite,
             counts=batch.counts + batch.alive,
         )
         return t + 1, batch, buffers
 
-    buffers = {name: jnp.zeros((CHUNK, *batch.rates.shape), dtype) for name in columns}
+    buffers = {name: jnp.zeros((CHUNK, runs), dtype) for name in ("train_loss", *problem.columns)}
     reached, batch, buffers = jax.lax.while_loop(condition, body, (start, batch, buffers))
     return batch, reached, buffers
 
@@ -343,3 +412,11 @@ def batch_rows(key, t, n, batch_size):
     epoch, position = t // (n // batch_size), t % (n // batch_size)
     order = jax.random.permutation(jax.random.fold_in(key, epoch), n)
     return jax.lax.dynamic_slice_in_dim(order, position * batch_size, batch_size)
+
+
+def independent_rows(key, t, n, batch_size):
+    """The examples of step t, drawn without replacement, independently of all other steps."""
+    return jax.random.permutation(jax.random.fold_in(key, t), n)[:batch_size]
+
+
+BATCHES = {"epochs": batch_rows, "iid": independent_rows}

@@ -5,8 +5,8 @@ X and alpha (n, k) minus the sum of the residuals met, each times its learning r
 
     f_lin(x) = f_lin(start; x) + K(x, X) alpha,
 
-and the gradient in alpha's place is the residual itself: a step costs one product with the kernel ``K(X, X)``. Exact
-for gradient descent, mini-batches and momentum (from zero velocity).
+and the gradient in alpha's place is the gradient of the loss in the outputs (for a squared loss the residual): a step
+costs one product with the kernel ``K(X, X)``, whatever the loss.
 """
 
 import dataclasses
@@ -16,9 +16,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nqm_tools.expansions import FunctionModel, LinearModel, Model, pytree_model, same
+from nqm_tools._program import Fresh
+from nqm_tools.closed_forms import input_span, two_layer, two_layer_conv
+from nqm_tools.expansions import FunctionModel, LinearModel, Model, pytree_model, same, static
 from nqm_tools.kernels import tangent_kernel
-from nqm_tools.networks import Network
+from nqm_tools.networks import architecture
 
 # Beyond this many rows the kernel is no longer the smaller thing.
 MOST_ROWS = 4096
@@ -29,34 +31,71 @@ MOST_JACOBIAN = 2**27
 BLOCK = 256
 
 
-def bind(model, x_train, params, network):
-    """The :class:`FunctionSpaceModel` of a linear model, or the model as it is where that is not smaller or not exact.
-
-    ``network(model, x_train, params)`` gives the closed form of a network.
-    """
-    outputs = jax.eval_shape(FunctionModel(model.f).predict, params, x_train).shape[1]
+def bind(model, x_train, params, rule):
+    """A linear model in function space; None where that is not smaller or not exact."""
+    if type(model) is not LinearModel or not rule.linear:
+        return None
+    layered = architecture(model.f) is not None
+    outputs = jax.eval_shape(lambda p, x: FunctionModel(model.f).predict(p, x), params, x_train).shape[1]
     rows = len(x_train) * outputs
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
-    if rows > MOST_ROWS or (not isinstance(model.f, Network) and rows * size > MOST_JACOBIAN):
-        return model
+    if rows > MOST_ROWS or (not layered and rows * size > MOST_JACOBIAN):
+        return None
     start = None if same(params, model.params0) else params
-    inner = network(FunctionModel(model.f), x_train, model.params0)
+    inner = _network(FunctionModel(model.f), x_train, model.params0, rule)
     state, train = inner.encode(model.params0), inner.featurize(x_train)
     rows = _rows(FunctionSpaceModel(model, start, inner, state, x_train, train, None), x_train)
+    rows = dataclasses.replace(rows, is_train=True)
     bound = FunctionSpaceModel(model, start, inner, state, x_train, train, rows)
-    if not isinstance(model.f, Network) and not _is_exact(bound):
-        return model
+    if not layered and not _is_exact(bound):
+        return None
     return bound
+
+
+def _network(model, x_train, params, rule):
+    """The network under a linear model, in closed form where it has one."""
+    for form in (input_span.bind, two_layer.bind, two_layer_conv.bind):
+        bound = form(model, x_train, params, rule)
+        if bound is not None:
+            return bound
+    return model
 
 
 def _is_exact(bound):
     """Whether the kernel moves the outputs as the parameters do: not if ``f`` makes examples depend on each other."""
-    values = bound.rows[0]
+    values = bound.rows.values
     alpha = jnp.cos(jnp.arange(values.size, dtype=values.dtype)).reshape(values.shape)
-    expected = _predict(bound.model, bound.decode(alpha), bound.x_train) - values
+    expected = Fresh(_predict)(bound.model, bound.decode(alpha), bound.x_train) - values
     found = bound.predict(alpha, bound.rows) - values
     rounding = 1e-3 if values.dtype == jnp.float32 else 1e-8
     return bool(jnp.abs(found - expected).max() <= rounding * jnp.abs(expected).max())
+
+
+@pytree_model
+class Rows:
+    """What a linear model needs of some inputs.
+
+    Attributes
+    ----------
+    values
+        The outputs at the start, (n, k).
+    kernel
+        Kernel rows, (n, k, n_train k).
+    numbers
+        Which training examples the inputs are, (n,), if they are training inputs (or some of them).
+    is_train : bool
+    """
+
+    values: Any
+    kernel: Any
+    numbers: Any
+    is_train: bool = static()
+
+    def columns(self, of):
+        """The kernel (n, n_of, k, k) between these inputs and the training inputs ``of``."""
+        n, k = self.values.shape
+        kernel = self.kernel.reshape(n, k, -1, k)[:, :, of.numbers]
+        return kernel.transpose(0, 2, 1, 3)
 
 
 @pytree_model
@@ -74,35 +113,44 @@ class FunctionSpaceModel(Model):
     train: Any
     rows: Any
 
+    form = "function space"
+    isometric = False
     quadratic = True
+    encode_direction = None
 
     def featurize(self, x):
-        """(values at the start (n, k), kernel rows (n, k, n_train k), number of the example)."""
-        return self.rows if x is self.x_train else _rows(self, x)
+        """The :class:`Rows` of inputs."""
+        same_inputs = x.shape == self.x_train.shape and bool((x == self.x_train).all())
+        return self.rows if same_inputs else _rows(self, x)
 
     def predict(self, state, features):
-        values, kernel, _ = features
-        return values + kernel @ state.ravel()
+        return features.values + features.kernel @ state.ravel()
 
     def pullback(self, state, features, r):
         """For training inputs, or a mini-batch of them."""
-        return jnp.zeros_like(state).at[features[2]].add(r)
+        return jnp.zeros_like(state).at[features.numbers].add(r)
 
     def kernel(self, state, features, others=None):
-        n, k = features[0].shape
-        return features[1].reshape(n, k, -1, k).transpose(0, 2, 1, 3)
+        others = features if others is None else others
+        if others.is_train:
+            return features.columns(others)
+        if features.is_train:
+            return others.columns(features).transpose(1, 0, 3, 2)
+        raise ValueError("in function space a kernel is known between inputs of which some are the training inputs")
 
     def encode(self, params):
-        return jnp.zeros_like(self.rows[0])
+        return jnp.zeros_like(self.rows.values)
 
     def decode(self, state):
-        moved = _pullback(FunctionModel(self.model.f), self.model.params0, self.x_train, state)
         start = self.model.params0 if self.start is None else self.start
-        return jax.tree.map(jnp.add, start, moved)
+        return jax.tree.map(jnp.add, start, self.decode_direction(state))
+
+    def decode_direction(self, direction):
+        return Fresh(_pullback)(FunctionModel(self.model.f), self.model.params0, self.x_train, direction)
 
     def distance(self, state, other):
         moved = (state - other).ravel()
-        square = moved @ (self.rows[1].reshape(moved.size, -1) @ moved)
+        square = moved @ (self.rows.kernel.reshape(moved.size, -1) @ moved)
         return jnp.sqrt(jnp.maximum(square, 0))  # rounding can make the square of a tiny distance negative
 
 
@@ -113,12 +161,12 @@ def _rows(bound, x):
     x = np.asarray(x)  # sliced and put together outside JAX, which would compile every slice
     x = np.concatenate([x, np.broadcast_to(x[:1], (-n % size, *x.shape[1:]))])
     bare = dataclasses.replace(bound, rows=None)  # the same for training and for test inputs
-    blocks = [jax.device_get(_block(bare, x[i : i + size])) for i in range(0, n, size)]
+    block = Fresh(_block)
+    blocks = [jax.device_get(block(bare, x[i : i + size])) for i in range(0, n, size)]
     values, kernel = (jnp.asarray(np.concatenate(parts)[:n]) for parts in zip(*blocks, strict=True))
-    return values, kernel, jnp.arange(n)
+    return Rows(values, kernel, jnp.arange(n), False)
 
 
-@jax.jit
 def _block(bound, x):
     model, inner = bound.model, bound.inner
     features = inner.featurize(x)
@@ -131,11 +179,9 @@ def _block(bound, x):
     return values, kernel.transpose(0, 2, 1, 3).reshape(n, k, others * k)
 
 
-@jax.jit
 def _predict(model, params, x):
     return model.predict(params, x)
 
 
-@jax.jit
 def _pullback(model, params, x, r):
     return model.pullback(params, x, r)

@@ -7,7 +7,6 @@ shape (d, m). An input then enters through ``Q^T x``, and through ``U_start^T (x
 it pays when n < d. (It would not be exact with weight decay or Adam.)
 """
 
-import functools
 import math
 from typing import Any
 
@@ -15,36 +14,30 @@ import jax
 import jax.numpy as jnp
 
 from nqm_tools._lapack import one_thread
-from nqm_tools.expansions import FunctionModel, LinearModel, Model, pytree_model
-from nqm_tools.networks import ACTIVATION_FUNCTIONS
-from nqm_tools.two_layer import TwoLayerNetwork, TwoLayerQuadratic
+from nqm_tools.closed_forms.two_layer import closed_form
+from nqm_tools.expansions import FunctionModel, LinearModel, Model, QuadraticModel, TaylorModel, pytree_model, same
+from nqm_tools.networks import ACTIVATION_FUNCTIONS, FullyConnected, architecture
 
 
-def bind(model, network, x_train, params):
-    """A model of a fully connected ``network`` (its architecture), in the span of ``x_train`` where that is smaller.
-
-    Two-layer networks and their quadratic models come in closed form, in the span or not.
-    """
+def bind(model, x_train, params, rule):
+    """A fully connected network's model in the span of ``x_train``, where that is smaller than all coordinates."""
+    known = architecture(getattr(model, "f", None))
     d = math.prod(x_train.shape[1:])
-    closed = network.depth == 2 and not isinstance(model, LinearModel)
-    if len(x_train) >= d:
-        return SpanModel(_closed_form(model, network.activation, d, params), None, None) if closed else model
+    if not isinstance(known, FullyConnected) or not rule.linear or len(x_train) >= d:
+        return None
+    if type(model) not in (FunctionModel, LinearModel, QuadraticModel):
+        return None
+    if isinstance(model, TaylorModel) and not same(params, model.params0):
+        return None  # its offset outside the span would have to be carried along
     start = jax.tree.leaves(params)[0]
     with one_thread():
         basis, _ = jax.block_until_ready(jnp.linalg.qr(x_train.reshape(len(x_train), d).T.astype(start.dtype)))
     coordinates = _replace_first(params, basis.T @ start)
-    if closed:
-        return SpanModel(_closed_form(model, network.activation, d, coordinates), basis, start)
-    f = _network_in_the_span(network.activation, d)
-    inner = FunctionModel(f) if isinstance(model, FunctionModel) else type(model)(f, coordinates)
+    inner = closed_form(model, known, d, coordinates)
+    if inner is None:
+        f = _network_in_the_span(known.activation, d)
+        inner = FunctionModel(f) if type(model) is FunctionModel else type(model)(f, coordinates)
     return SpanModel(inner, basis, start)
-
-
-def _closed_form(model, activation, d, coordinates):
-    scale = 1 / math.sqrt(d)
-    if isinstance(model, FunctionModel):
-        return TwoLayerNetwork(activation, scale)
-    return TwoLayerQuadratic(activation, scale, coordinates)
 
 
 def _replace_first(params, first):
@@ -52,7 +45,6 @@ def _replace_first(params, first):
     return jax.tree.unflatten(tree, [first, *leaves[1:]])
 
 
-@functools.cache
 def _network_in_the_span(activation, d):
     """The network of coordinates ``(Z, ...)`` and features ``(Q^T x, U_start^T (x - Q Q^T x))``."""
     act = ACTIVATION_FUNCTIONS[activation]
@@ -70,20 +62,19 @@ def _network_in_the_span(activation, d):
 
 @pytree_model
 class SpanModel(Model):
-    """A model bound to its training inputs; its state is the parameters with ``Q^T U`` in the place of ``U``.
-
-    Without a basis the state is the parameters themselves.
-    """
+    """A model bound to its training inputs; its state is the parameters with ``Q^T U`` in the place of ``U``."""
 
     inner: Model
     basis: Any
     start: Any
 
+    @property
+    def form(self):
+        inner = self.inner.form
+        return "input span" if inner == Model.form else f"input span, {inner}"
+
     def featurize(self, x):
-        flat = x.reshape(len(x), -1)
-        if self.basis is None:
-            return self.inner.featurize((flat, None))
-        flat = flat.astype(self.start.dtype)
+        flat = x.reshape(len(x), -1).astype(self.start.dtype)
         inside = flat @ self.basis
         return self.inner.featurize((inside, (flat - inside @ self.basis.T) @ self.start))
 
@@ -101,12 +92,13 @@ class SpanModel(Model):
         return self.inner.kernel
 
     def encode(self, params):
-        if self.basis is None:
-            return params
         return _replace_first(params, self.basis.T @ jax.tree.leaves(params)[0])
 
     def decode(self, state):
-        if self.basis is None:
-            return state
         moved = jax.tree.leaves(state)[0] - self.basis.T @ self.start
         return _replace_first(state, self.start + self.basis @ moved)
+
+    encode_direction = encode
+
+    def decode_direction(self, direction):
+        return _replace_first(direction, self.basis @ jax.tree.leaves(direction)[0])

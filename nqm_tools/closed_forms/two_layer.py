@@ -10,7 +10,7 @@ linear in two arrays of the inputs, A and B (n, m) for each output, whose produc
 
     K_ij = (x_i . x_j / d) (1/m) sum_k A_ik A_jk + (1/m) sum_k B_ik B_jk.
 
-The models here work on inputs as :class:`nqm_tools.input_span.SpanModel` hands them over: a pair ``(inside, outside)``
+Inputs are arrays, or what :class:`nqm_tools.closed_forms.input_span.SpanModel` hands over: a pair ``(inside, outside)``
 with ``h = (inside @ Z + outside) / sqrt(d)``, where Z, (s, m), is what is trained of the first layer; ``outside`` is
 None where Z is all of it.
 """
@@ -21,27 +21,50 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from nqm_tools.expansions import Model, pytree_model
-from nqm_tools.networks import ACTIVATION_FUNCTIONS
+from nqm_tools.expansions import FunctionModel, Model, QuadraticModel, pytree_model, static
+from nqm_tools.networks import ACTIVATION_FUNCTIONS, FullyConnected, architecture
 
 # Their second derivative is zero (almost) everywhere.
 PIECEWISE_LINEAR = ("relu", "linear")
 
 
+def bind(model, x_train, params, rule):
+    """The closed form of a two-layer fully connected ``f`` or ``f_quad``; its state is its parameters."""
+    known = architecture(getattr(model, "f", None))
+    if not isinstance(known, FullyConnected):
+        return None
+    return closed_form(model, known, math.prod(x_train.shape[1:]), getattr(model, "params0", None))
+
+
+def closed_form(model, known, d, coordinates):
+    """The closed form of a model of the architecture ``known`` for d inputs, or None; a quadratic model is expanded
+    around ``coordinates``, its point of expansion with Z in the place of the first weights."""
+    if known.depth == 2 and type(model) is FunctionModel:
+        return TwoLayerNetwork(known.activation, 1 / math.sqrt(d))
+    if known.depth == 2 and type(model) is QuadraticModel:
+        return TwoLayerQuadratic(known.activation, 1 / math.sqrt(d), coordinates)
+    return None
+
+
 @pytree_model
 class TwoLayerNetwork(Model):
-    """``f`` itself; ``f`` (the field) names the activation, ``scale`` is ``1/sqrt(d)``."""
+    """``f`` itself, with the name of its ``activation``; ``scale`` is ``1/sqrt(d)``."""
 
-    f: str
+    activation: str = static()
     scale: Any
+
+    form = "two layers"
+
+    def featurize(self, x):
+        return _parts(x)
 
     def predict(self, state, features):
         first, readout = jax.tree.leaves(state)
-        return ACTIVATION_FUNCTIONS[self.f](_hidden(self.scale, first, features)) @ readout / _root(readout)
+        return ACTIVATION_FUNCTIONS[self.activation](_hidden(self.scale, first, features)) @ readout / _root(readout)
 
     def pullback(self, state, features, r):
         first, readout = jax.tree.leaves(state)
-        value, slope = value_and_slope(self.f, _hidden(self.scale, first, features))
+        value, slope = value_and_slope(self.activation, _hidden(self.scale, first, features))
         a = slope * (r @ readout.T)
         gradients = [features[0].T @ a * (self.scale / _root(readout)), value.T @ r / _root(readout)]
         return jax.tree.unflatten(jax.tree.structure(state), gradients)
@@ -51,7 +74,7 @@ class TwoLayerNetwork(Model):
 
     def _jacobian(self, state, features):
         first, readout = jax.tree.leaves(state)
-        value, slope = value_and_slope(self.f, _hidden(self.scale, first, features))
+        value, slope = value_and_slope(self.activation, _hidden(self.scale, first, features))
         return features[0], slope[:, None, :] * readout.T, value
 
 
@@ -59,17 +82,20 @@ class TwoLayerNetwork(Model):
 class TwoLayerQuadratic(Model):
     """``f_quad`` around ``params0`` (whose first weights are Z at the start); fields as in TwoLayerNetwork."""
 
-    f: str
+    activation: str = static()
     scale: Any
     params0: Any
 
+    form = "two layers"
+
     def featurize(self, x):
+        x = _parts(x)
         hidden = _hidden(self.scale, jax.tree.leaves(self.params0)[0], x)
-        value, slope = value_and_slope(self.f, hidden)
-        curvature = None if self.f in PIECEWISE_LINEAR else slope_of_slope(self.f, hidden)
+        value, slope = value_and_slope(self.activation, hidden)
+        curvature = None if self.activation in PIECEWISE_LINEAR else slope_of_slope(self.activation, hidden)
         return x[0], value, slope, curvature
 
-    def _parts(self, state, features):
+    def _moved(self, state, features):
         inside, value, slope, curvature = features
         first, readout = jax.tree.leaves(state)
         first0, readout0 = jax.tree.leaves(self.params0)
@@ -77,14 +103,14 @@ class TwoLayerQuadratic(Model):
         return moved, value + slope * moved, readout, readout0, curvature
 
     def predict(self, state, features):
-        moved, b, readout, readout0, curvature = self._parts(state, features)
+        moved, b, readout, readout0, curvature = self._moved(state, features)
         total = b @ readout
         if curvature is not None:
             total += (curvature * moved**2) @ readout0 / 2
         return total / _root(readout)
 
     def pullback(self, state, features, r):
-        moved, b, readout, readout0, curvature = self._parts(state, features)
+        moved, b, readout, readout0, curvature = self._moved(state, features)
         a = features[2] * (r @ readout.T)
         if curvature is not None:
             a += curvature * moved * (r @ readout0.T)
@@ -95,11 +121,16 @@ class TwoLayerQuadratic(Model):
         return _kernel(self.scale, *_both(lambda inputs: self._jacobian(state, inputs), features, others))
 
     def _jacobian(self, state, features):
-        moved, b, readout, readout0, curvature = self._parts(state, features)
+        moved, b, readout, readout0, curvature = self._moved(state, features)
         a = features[2][:, None, :] * readout.T
         if curvature is not None:
             a += (curvature * moved)[:, None, :] * readout0.T
         return features[0], a, b
+
+
+def _parts(x):
+    """Inputs as a pair: in the span as they come, else flattened."""
+    return x if isinstance(x, tuple) else (x.reshape(len(x), -1), None)
 
 
 def _hidden(scale, first, x):

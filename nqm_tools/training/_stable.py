@@ -6,13 +6,11 @@ from typing import NamedTuple
 import jax
 
 from nqm_tools import dynamics
-from nqm_tools._loop import run_batch
 from nqm_tools._validation import check_fraction, check_whole
-from nqm_tools.kernels import critical_learning_rate, gradient_scale
-from nqm_tools.networks import architecture
-from nqm_tools.runs import regime
-from nqm_tools.sweeps._compute import whole
-from nqm_tools.training import check_method, initial_kernel, prepare
+from nqm_tools.expansions import LinearModel, QuadraticModel
+from nqm_tools.networks import FullyConnected, architecture
+from nqm_tools.training._problem import Method, critical_rate, initial_kernel, prepare
+from nqm_tools.training._train import train_rates, whole
 
 # Bisection begins at this many times the critical rate; the paper's eta_max lies between one and two times.
 FIRST, MOST = 2.0, 64.0
@@ -27,11 +25,12 @@ class StableLearningRate(NamedTuple):
         The largest rate that was seen to converge and the smallest beyond it that was seen not to. ``unstable`` is
         infinite where every rate tried converged.
     critical : float
-        ``2/lambda_1`` of the kernel at the start: the largest stable rate of the linear model.
+        ``2/lambda_1`` of the kernel at the start (2 over the Gauss-Newton sharpness where the loss's curvature is not
+        constant): the largest stable rate of the linear model.
     theory : float
-        For one example and a two-layer ReLU network's quadratic model, exactly what the initial state decides
-        (:func:`nqm_tools.dynamics.max_learning_rate`); for other networks and quadratic models ``4/lambda_1``, the
-        paper's value for y = 0; for linear models ``2/lambda_1``.
+        For linear models and squared losses ``critical``; for the quadratic model of a two-layer ReLU network on one
+        example exactly what the initial state decides (:func:`nqm_tools.dynamics.max_learning_rate`). NaN for all
+        others, for which there is no theory.
     """
 
     stable: float
@@ -74,46 +73,40 @@ def max_stable_learning_rate(model, data, *, steps, loss="mse", params=None, tol
     tolerance = check_fraction("tolerance", tolerance)
     if tolerance == 0:
         raise ValueError("tolerance must be positive; got 0")
-    steps = check_whole("steps", steps)
-    method = check_method(steps, loss=loss, record=())
+    method = Method(check_whole("steps", steps), loss=loss, record=())
     problem = prepare(model, data, method, params=params, seed=seed)
-    arrays = problem.arrays
-    kernel = initial_kernel(problem)
-    critical = critical_learning_rate(kernel, loss=method.loss)
+    critical = critical_rate(problem)
     if not math.isfinite(critical):
         raise ValueError("the tangent kernel at the start is zero, so that nothing moves at any learning rate")
 
     def is_stable(rate):
-        key = jax.random.key(0)[None]
-        (outcome,) = whole(run_batch(arrays, [rate], key, method.scalars, method.settings, progress=False))
-        if not math.isfinite(outcome.losses[0]):
-            raise ValueError(f"the loss at the start is {outcome.losses[0]}, so that no learning rate is stable")
-        return regime(outcome.losses) != "divergent"
+        (run,) = whole(train_rates(problem, [rate], method, progress=False, keep_params=False))
+        if not math.isfinite(run.losses[0]):
+            raise ValueError(f"the loss at the start is {run.losses[0]}, so that no learning rate is stable")
+        return run.regime != "divergent"
 
     stable, unstable = 0.0, FIRST * critical
     while is_stable(unstable):
         stable, unstable = unstable, 2 * unstable
         if unstable > MOST * critical:
-            return StableLearningRate(stable, math.inf, critical, _theory(arrays, kernel, critical, method.loss))
+            return StableLearningRate(stable, math.inf, critical, _theory(problem, critical))
     while unstable - stable > tolerance * stable:
         middle = (stable + unstable) / 2
         stable, unstable = (middle, unstable) if is_stable(middle) else (stable, middle)
-    return StableLearningRate(stable, unstable, critical, _theory(arrays, kernel, critical, method.loss))
+    return StableLearningRate(stable, unstable, critical, _theory(problem, critical))
 
 
-def _theory(arrays, kernel, critical, loss):
-    model, x, y = arrays["model"], arrays["x"], arrays["y"]
-    if model.name == "f_lin":
+def _theory(problem, critical):
+    model, x, y, loss = problem.model, problem.x, problem.y, problem.loss
+    if loss.constant_curvature is None:
+        return math.nan
+    if type(model) is LinearModel:
         return critical
-    known = architecture(getattr(model, "f", None))
-    one_relu = (
-        known is not None and (known.kind, known.depth, known.activation) == ("fc", 2, "relu") and y.shape == (1, 1)
-    )
-    if model.name != "f_quad" or not one_relu:
-        return 2 * critical
-    start = model.params0
-    width = jax.tree.leaves(start)[-1].shape[0]
-    residual = float(arrays["bound"].predict(arrays["state0"], arrays["features"])[0, 0] - y[0, 0])
+    two_layer_relu = architecture(getattr(model, "f", None)) == FullyConnected(2, "relu")
+    if type(model) is not QuadraticModel or not two_layer_relu or y.shape != (1, 1):
+        return math.nan
+    width = jax.tree.leaves(model.params0)[-1].shape[0]
+    residual = float(problem.bound.predict(problem.state0, problem.features)[0, 0] - y[0, 0])
     c = float((x**2).sum()) / (width * x.size)
-    rate = dynamics.max_learning_rate(residual, kernel.item(), c, float(y[0, 0]))
-    return rate / gradient_scale(loss, 1)
+    rate = dynamics.max_learning_rate(residual, initial_kernel(problem).item(), c, float(y[0, 0]))
+    return rate / (loss.constant_curvature * loss.weight(1))

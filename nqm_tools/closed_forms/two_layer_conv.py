@@ -32,9 +32,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from nqm_tools.expansions import FunctionModel, Model, QuadraticModel, pytree_model
-from nqm_tools.networks import ACTIVATION_FUNCTIONS, architecture
-from nqm_tools.two_layer import PIECEWISE_LINEAR, slope_of_slope, value_and_slope
+from nqm_tools.closed_forms.two_layer import PIECEWISE_LINEAR, slope_of_slope, value_and_slope
+from nqm_tools.expansions import FunctionModel, Model, QuadraticModel, pytree_model, static
+from nqm_tools.networks import ACTIVATION_FUNCTIONS, Convolutional, architecture
 
 # Hidden activations in a tile on a CPU, 2 MB in float32, or one example if that has more. Measured on two cores at
 # m = 1,000 and 32 x 32: tiles of two examples, in place of one, took half as long again.
@@ -48,23 +48,28 @@ MOST_MOMENTS = 2**27
 KERNEL_TILE = 2**25
 
 
-def bind(model):
+def bind(model, x_train, params, rule):
     """The closed form of ``model``, an ``f`` or ``f_quad`` of the package's CNN; its state is its parameters."""
-    known = architecture(model.f)
-    activation, readout = known.activation, known.readout
-    if isinstance(model, FunctionModel):
-        return {"average": AverageNetwork, "flatten": FlattenNetwork}[readout](activation)
-    if isinstance(model, QuadraticModel):
-        return {"average": AverageQuadratic, "flatten": FlattenQuadratic}[readout](activation, model.params0)
-    raise TypeError(f"only f and f_quad have a closed form here; got {type(model).__name__}")
+    known = architecture(getattr(model, "f", None))
+    if not isinstance(known, Convolutional):
+        return None
+    if type(model) is FunctionModel:
+        return {"average": AverageNetwork, "flatten": FlattenNetwork}[known.readout](known.activation)
+    if type(model) is QuadraticModel:
+        return {"average": AverageQuadratic, "flatten": FlattenQuadratic}[known.readout](
+            known.activation, model.params0
+        )
+    return None
 
 
 class ConvolutionalModel(Model):
-    """What the four models share. ``f`` (the field) names the activation; features have the examples first.
+    """What the four models share: the name of an ``activation``; features have the examples first.
 
     A model says what an example's A is, ``_slopes(state, example) -> (k, 9c, m)``, and how the B of two sets multiply,
     ``_readout_gram(state, features, others) -> (n1, n2)``, both times the square root of the readout's size.
     """
+
+    form = "two layers, convolutional"
 
     def kernel(self, state, features, others=None):
         others = features if others is None else others
@@ -96,15 +101,15 @@ class AverageModel(ConvolutionalModel):
 class AverageNetwork(AverageModel):
     """``f`` itself; its features are the images."""
 
-    f: str
+    activation: str = static()
 
     def _values(self, state, features):
         filters, _ = _weights(state)
-        return _over_examples(lambda image: _mean_activation(self.f, filters, image), features, filters)
+        return _over_examples(lambda image: _mean_activation(self.activation, filters, image), features, filters)
 
     def _slopes(self, state, image):
         filters, readout = _weights(state)
-        return _gated_means(self.f, filters, image)[1] * readout.T[:, None, :]
+        return _gated_means(self.activation, filters, image)[1] * readout.T[:, None, :]
 
     def predict(self, state, features):
         _, readout = _weights(state)
@@ -112,7 +117,7 @@ class AverageNetwork(AverageModel):
 
     def value_and_pullback(self, state, features):
         filters, readout = _weights(state)
-        value, gated = _over_examples(lambda image: _gated_means(self.f, filters, image), features, filters)
+        value, gated = _over_examples(lambda image: _gated_means(self.activation, filters, image), features, filters)
 
         def pullback(r):
             slope = jnp.tensordot(r, gated, (0, 0))
@@ -125,13 +130,13 @@ class AverageNetwork(AverageModel):
 class AverageQuadratic(AverageModel):
     """``f_quad`` around ``params0``; keeps the images only if the activation has a curvature."""
 
-    f: str
+    activation: str = static()
     params0: Any
 
     def featurize(self, x):
         filters0, _ = _weights(self.params0)
-        value, gated = _over_examples(lambda image: _gated_means(self.f, filters0, image), x, filters0)
-        images = None if self.f in PIECEWISE_LINEAR else x
+        value, gated = _over_examples(lambda image: _gated_means(self.activation, filters0, image), x, filters0)
+        images = None if self.activation in PIECEWISE_LINEAR else x
         return images, value, gated, None if images is None else self._moments(images)
 
     def _moments(self, images):
@@ -143,14 +148,14 @@ class AverageQuadratic(AverageModel):
 
         def moments(image):
             patches = _patches(image)
-            return (patches[:, i] * patches[:, j]).T @ slope_of_slope(self.f, patches @ filters0) / len(patches)
+            return (patches[:, i] * patches[:, j]).T @ slope_of_slope(self.activation, patches @ filters0) / len(patches)
 
         return _over_examples(moments, images, filters0)
 
     def _curved_means(self, moved, image):
         filters0, _ = _weights(self.params0)
         patches = _patches(image)
-        return patches.T @ (slope_of_slope(self.f, patches @ filters0) * (patches @ moved)) / len(patches)
+        return patches.T @ (slope_of_slope(self.activation, patches @ filters0) * (patches @ moved)) / len(patches)
 
     def _values(self, state, features):
         _, value, gated, _ = features
@@ -240,7 +245,7 @@ class FlattenModel(ConvolutionalModel):
 
         def add(total, patches, readout, readout0):
             value, slope, _, curved = self._layer(state, patches)
-            if self.f in PIECEWISE_LINEAR and r.shape[1] == 1:
+            if self.activation in PIECEWISE_LINEAR and r.shape[1] == 1:
                 # The value is slope * (patches @ filters), so gated patches, summed over examples, give both gradients:
                 # f_quad saves a matrix product with its dh, and f passes over the hidden layer less often.
                 gated = (patches * r).swapaxes(1, 2) @ slope
@@ -276,10 +281,10 @@ class FlattenModel(ConvolutionalModel):
 class FlattenNetwork(FlattenModel):
     """``f`` itself."""
 
-    f: str
+    activation: str = static()
 
     def _layer(self, state, patches):
-        return *value_and_slope(self.f, patches @ _weights(state)[0]), None, None
+        return *value_and_slope(self.activation, patches @ _weights(state)[0]), None, None
 
     def _readouts(self, state, positions):
         return _by_position(state, positions), None
@@ -289,18 +294,18 @@ class FlattenNetwork(FlattenModel):
 class FlattenQuadratic(FlattenModel):
     """``f_quad`` around ``params0``. Its gates are computed anew in each pass: to keep them is to keep the layer."""
 
-    f: str
+    activation: str = static()
     params0: Any
 
     def _layer(self, state, patches):
         hidden = patches @ _weights(self.params0)[0]
-        value, slope = value_and_slope(self.f, hidden)
+        value, slope = value_and_slope(self.activation, hidden)
         moved = patches @ _moved(state, self.params0)
-        curved = None if self.f in PIECEWISE_LINEAR else slope_of_slope(self.f, hidden) * moved
+        curved = None if self.activation in PIECEWISE_LINEAR else slope_of_slope(self.activation, hidden) * moved
         return value + slope * moved, slope, moved, curved
 
     def _readouts(self, state, positions):
-        curved = self.f not in PIECEWISE_LINEAR
+        curved = self.activation not in PIECEWISE_LINEAR
         return _by_position(state, positions), _by_position(self.params0, positions) if curved else None
 
 

@@ -107,6 +107,8 @@ class Run:
         What the run was asked to do, and the provenance of its data.
     environment : dict
         Versions and device.
+    memory : tuple of arrays
+        The velocity, or the leaves of the optimiser's state, after the last step; for ``train(start=run)``.
     """
 
     model: str
@@ -117,6 +119,7 @@ class Run:
     stopped: str
     settings: dict
     environment: dict = dataclasses.field(default_factory=lambda: environment())
+    memory: tuple = ()
 
     @property
     def frame(self):
@@ -201,6 +204,7 @@ class Run:
         }
         arrays = {f"record/{name}": values for name, values in self.records.items()}
         arrays |= {f"leaf/{i}": np.asarray(leaf) for i, leaf in enumerate(leaves)}
+        arrays |= {f"memory/{i:06}": np.asarray(leaf) for i, leaf in enumerate(self.memory)}
         header = json.dumps(header, default=_plain)
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         try:
@@ -222,12 +226,31 @@ class Run:
                 losses=arrays["losses"],
                 records={n.removeprefix("record/"): v for n, v in arrays.items() if n.startswith("record/")},
                 params=_rebuild(header["params"], arrays),
+                memory=tuple(jax.numpy.asarray(arrays[name]) for name in sorted(arrays) if name.startswith("memory/")),
                 **{name: header[name] for name in ("model", "learning_rate", "stopped", "settings", "environment")},
             )
         except FileNotFoundError:
             raise
         except Exception as error:
             raise ValueError(f"{path} is no run that nqm_tools saved, or it is damaged: {error!r}") from error
+
+
+def make_run(problem, method, rate, outcome, settings, keep_params=True):
+    """The :class:`Run` of an outcome of the loop; ``settings`` are those that the loop does not know."""
+    bound, memory = problem.bound, outcome.memory
+    if keep_params and method.rule.linear and memory is not None:
+        memory = bound.decode_direction(memory)
+    settings["data"] = settings["data"] | dict(problem.notes)
+    return Run(
+        model=problem.model.name,
+        learning_rate=rate,
+        losses=outcome.losses,
+        records=outcome.rows,
+        params=bound.decode(outcome.state) if keep_params else None,
+        stopped=outcome.stopped,
+        settings=method.settings | {"form": bound.form, "n_train": len(problem.y)} | settings,
+        memory=tuple(jax.tree.leaves(memory)) if keep_params else (),
+    )
 
 
 def environment():

@@ -1,0 +1,121 @@
+"""Curvature of the training loss: the top eigenvalues of its Hessian and of its Gauss-Newton matrix.
+
+The Hessian of the loss in the parameters is the Gauss-Newton matrix ``J^T C J`` (J the Jacobian of the outputs, C the
+curvature of the loss in them) and a part that is linear in the loss's gradient. For a squared loss C is a multiple of
+the identity, and the Gauss-Newton matrix has the eigenvalues of the tangent kernel times that.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+from nqm_tools._program import Fresh
+from nqm_tools._validation import check_params
+from nqm_tools.expansions import check_model, match_precision
+from nqm_tools.kernels import DENSE_ROWS, kernel_matrix, largest_eigenpairs, tangent_kernel
+from nqm_tools.losses import check_loss, find, targets_for
+
+
+def sharpness(f, params, x, y, loss="mse"):
+    """The largest eigenvalue of the training loss's Hessian in the parameters.
+
+    Parameters
+    ----------
+    f, params
+        As in :func:`nqm_tools.empirical_ntk`.
+    x, y
+        Inputs (n, ...) and targets as the loss takes them: (n, k), or (n,) for one output or numbers of classes.
+    loss : str, callable or Loss
+        As in :func:`nqm_tools.train`.
+
+    Returns
+    -------
+    float
+        Gradient descent on the loss is locally stable below ``2 / sharpness``. For a linear model and a squared loss
+        that is the critical learning rate; for others the two differ at finite width.
+
+    Notes
+    -----
+    ARPACK driven by Hessian-vector products (forward over reverse); up to 1,024 parameters the Hessian is built.
+    """
+    params = check_params(params)
+    model, loss, x, y = _check(f, params, x, y, loss)
+    flat, _ = ravel_pytree(params)
+    times = Fresh(lambda model, params, x, y, rows: _hessian_products(model, loss, params, x, y, rows))
+    if flat.size <= DENSE_ROWS:
+        hessian = times(model, params, x, y, jnp.eye(flat.size, dtype=flat.dtype))
+        return float(np.linalg.eigvalsh(np.asarray(hessian))[-1])
+    eigenvalues, _ = largest_eigenpairs(lambda v: times(model, params, x, y, v[None])[0], flat.size, 1, flat.dtype)
+    return float(eigenvalues[0])
+
+
+def _hessian_products(model, loss, params, x, y, rows):
+    """The products of the loss's Hessian with flat vectors, a row each."""
+    flat, unravel = ravel_pytree(params)
+    gradient = jax.grad(lambda p: loss.total(model(unravel(p), x), y))
+    return jax.vmap(lambda v: jax.jvp(gradient, (flat,), (v,))[1])(rows)
+
+
+def gauss_newton_sharpness(f, params, x, y, loss="mse"):
+    """The largest eigenvalue of the training loss's Gauss-Newton matrix ``J^T C J``.
+
+    Arguments as in :func:`sharpness`.
+
+    Returns
+    -------
+    float
+        For ``half_sum`` the largest eigenvalue of the tangent kernel, for ``mse`` 2/n times that. In general
+        ``2 / gauss_newton_sharpness`` is the critical learning rate of the linear model at its start: for a loss whose
+        curvature changes along a run it holds there and then only. Negative curvature (of a loss that is not convex in
+        the outputs) counts as none.
+
+    Notes
+    -----
+    With ``C = R R^T`` it is the largest eigenvalue of ``R^T K R`` (n k rows): built up to 1,024 rows, beyond that by
+    ARPACK and products with J and J^T.
+    """
+    params = check_params(params)
+    model, loss, x, y = _check(f, params, x, y, loss)
+    n, k = y.shape
+    if n * k <= DENSE_ROWS:
+        kernel, root = Fresh(
+            lambda model, params, x, y: (tangent_kernel(model, params, x), _root(model, loss, params, x, y))
+        )(model, params, x, y)
+        matrix, root = (np.asarray(a, dtype=float) for a in (kernel_matrix(kernel), root))
+        # R is block diagonal, a block an example.
+        half = np.einsum("pna,nab->pnb", matrix.reshape(n * k, n, k), root).reshape(n * k, n * k)
+        whole = np.einsum("nab,naq->nbq", root, half.reshape(n, k, n * k)).reshape(n * k, n * k)
+        return float(np.linalg.eigvalsh((whole + whole.T) / 2)[-1])
+    root = Fresh(lambda model, params, x, y: _root(model, loss, params, x, y))(model, params, x, y)
+    times = Fresh(_rooted_kernel_product)
+
+    def product(v):
+        return times(model, params, x, root, v.reshape(n, k)).ravel()
+
+    eigenvalues, _ = largest_eigenpairs(product, n * k, 1, jnp.result_type(*jax.tree.leaves(params)))
+    return float(eigenvalues[0])
+
+
+def _root(model, loss, params, x, y):
+    """R (n, k, k) with ``R R^T`` the curvature, times the loss's weight of an example."""
+    curvature = loss.curvature(model(params, x), y) * loss.weight(len(x))
+    values, vectors = jnp.linalg.eigh(curvature)
+    return vectors * jnp.sqrt(jnp.maximum(values, 0))[:, None, :]
+
+
+def _rooted_kernel_product(model, params, x, root, v):
+    def predict(p):
+        return model(p, x)
+
+    _, vjp = jax.vjp(predict, params)
+    pushed = jax.jvp(predict, (params,), vjp(jnp.einsum("nab,nb->na", root, v)))[1]
+    return jnp.einsum("nab,na->nb", root, pushed)
+
+
+def _check(f, params, x, y, loss):
+    model, x, k = check_model(f, params, x)
+    loss, n = find(loss), x.shape[0]
+    check_loss(loss, n, k, jnp.result_type(*jax.tree.leaves(params)))
+    y, _ = targets_for(loss, "y", y, n, k)
+    return model, loss, x, match_precision(y, params)

@@ -1,0 +1,271 @@
+"""A model bound to its data, and how to train it: what the compiled loop takes."""
+
+import functools
+import inspect
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nqm_tools import closed_forms
+from nqm_tools._program import Fresh
+from nqm_tools._validation import (
+    check_choice,
+    check_params,
+    check_rate,
+    check_same_structure,
+    check_whole,
+)
+from nqm_tools.curvature import gauss_newton_sharpness
+from nqm_tools.datasets import Data
+from nqm_tools.expansions import Model, as_model, check_model, match_precision, pytree_model, static
+from nqm_tools.kernels import critical_learning_rate
+from nqm_tools.losses import Loss, check_loss, find, targets_for
+from nqm_tools.training._loop import BATCHES, chunk_of_steps
+from nqm_tools.training._recording import DEFAULT_RECORD, Recording, current_kernel, kind_of_labels
+from nqm_tools.training._rules import make_rule
+
+MOST_STEPS = 2**31 - 2  # the compiled loop counts with 32 bits
+# A schedule is looked at on so many of its steps before a run.
+SCHEDULE_STEPS = 10_000
+
+
+class Method:
+    """How to train, checked; the arguments of :func:`nqm_tools.train`."""
+
+    def __init__(
+        self,
+        steps,
+        batch_size=None,
+        momentum=0.0,
+        loss="mse",
+        record=DEFAULT_RECORD,
+        record_every=1,
+        *,
+        batches="epochs",
+        nesterov=False,
+        optimizer=None,
+        schedule=None,
+        first=0,
+    ):
+        self.steps = check_whole("steps", steps, maximum=MOST_STEPS - first)
+        self.first = first
+        self.batch_size = None if batch_size is None else check_whole("batch_size", batch_size)
+        self.batches = check_choice("batches", batches, tuple(BATCHES))
+        self.momentum = momentum
+        self.rule = make_rule(momentum, nesterov, optimizer)
+        self.loss = find(loss)
+        self.recording = Recording(record)
+        self.record_every = check_whole("record_every", record_every, maximum=MOST_STEPS)
+        self.schedule = schedule
+
+    @functools.cached_property
+    def program(self):
+        """The compiled loop, as the functions in it are when it is first used."""
+        return Fresh(functools.partial(chunk_of_steps, self))
+
+    @property
+    def settings(self):
+        """What a run says of it, as plain values; what is newer than the first version where it is not the default."""
+        rule = self.rule
+        plain = {
+            "steps": self.steps,
+            "batch_size": self.batch_size,
+            "momentum": float(self.momentum),
+            "loss": self.loss.name,
+            "record_every": self.record_every,
+        }
+        extra = {
+            "nesterov": getattr(rule, "nesterov", False),
+            "batches": self.batches if self.batch_size is not None and self.batches != "epochs" else None,
+            "optimizer": None if rule.linear else name_of(rule.make),
+            "schedule": None if self.schedule is None else name_of(self.schedule),
+            "first_step": self.first,
+        }
+        return plain | {name: value for name, value in extra.items() if value}
+
+
+# What a sweep's [training] may hold.
+METHOD_SETTINGS = tuple(name for name in inspect.signature(Method).parameters if name not in ("schedule", "first"))
+
+
+def name_of(function):
+    """A function in words: its name, or that of what it is a partial application of."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return getattr(function, "__qualname__", type(function).__name__)
+
+
+@pytree_model
+class Problem:
+    """A model bound to its data, ready for the loop, whatever the learning rate.
+
+    Attributes
+    ----------
+    model, bound : Model
+        What is asked to be trained, and what is trained in its place.
+    x, y, x_test
+        Inputs, and targets (n, k) as the loss takes them.
+    features
+        Of the training inputs, as ``bound`` has them; ``test`` is a pair of features and targets, or None.
+    state0, memory0
+        Where the loop starts; ``memory0`` is None for a start from rest.
+    loss : Loss
+    labels
+        What the targets are, for the accuracy; None if they are no labels.
+    columns
+        The names of the recorded columns.
+    notes
+        What is to be said of the data besides their own provenance.
+    """
+
+    model: Model
+    bound: Model
+    x: Any
+    y: Any
+    x_test: Any
+    features: Any
+    test: Any
+    state0: Any
+    memory0: Any
+    loss: Loss = static()
+    labels: str | None = static()
+    columns: tuple = static()
+    notes: tuple = static()
+
+
+def prepare(model, data, method, *, params=None, seed=0, start=None):
+    """Bind ``model`` to ``data`` and compute its features; arguments and errors as in :func:`nqm_tools.train`."""
+    if not isinstance(data, Data):
+        raise TypeError(f"data must be an nqm_tools.Data; got {type(data).__name__}")
+    n, loss, rule = len(data.x_train), method.loss, method.rule
+    if method.batch_size is not None and method.batch_size > n:
+        raise ValueError(f"batch_size must be at most the number of training examples, {n}; got {method.batch_size}")
+    model, params = _starting_point(model, params, data, seed)
+    model, x_train, k = check_model(model, params, data.x_train, "data.x_train")
+    dtype = jnp.result_type(*jax.tree.leaves(params))
+    check_loss(loss, n, k, dtype)
+    y_train, note = targets_for(loss, "data.y_train", data.y_train, n, k)
+    velocity = _velocity(rule, params, start)
+    bound = closed_forms.bind(model, x_train, params, rule)
+    if rule.linear and velocity is not None:
+        bound, velocity = _with_velocity(model, bound, velocity)
+    x_test = test = None
+    labels = y_train
+    if len(data.x_test):
+        _, x_test, _ = check_model(model, params, data.x_test, "data.x_test")
+        y_test, _ = targets_for(loss, "data.y_test", data.y_test, len(x_test), k)
+        labels = np.concatenate([np.asarray(y_train), np.asarray(y_test)])
+        test = (bound.featurize(x_test), match_precision(y_test, params))
+    values = {
+        "model": model,
+        "bound": bound,
+        "x": x_train,
+        "y": match_precision(y_train, params),
+        "x_test": x_test,
+        "features": bound.featurize(x_train),
+        "test": test,
+        "state0": bound.encode(params),
+        "memory0": velocity,
+        "loss": loss,
+        "labels": kind_of_labels(np.asarray(labels)),
+        "notes": (("targets", note),) if note else (),
+    }
+    columns = method.recording.columns(Problem(**values, columns=()), jnp.zeros((), dtype))
+    return Problem(**values, columns=columns)
+
+
+def _velocity(rule, params, start):
+    """What a run that goes on has in its rule's memory, in the parameters' coordinates; None from rest."""
+    if start is None or not start.memory:
+        return None
+    leaves, tree = jax.tree.flatten(rule.init(params, jnp.zeros(())))
+    if [jnp.shape(leaf) for leaf in leaves] != [jnp.shape(leaf) for leaf in start.memory]:
+        raise ValueError(
+            "start was trained by another rule: give the momentum, nesterov and optimizer that it was trained with"
+        )
+    memory = [jnp.asarray(new, leaf.dtype) for new, leaf in zip(start.memory, leaves, strict=True)]
+    return jax.tree.unflatten(tree, memory)
+
+
+def _with_velocity(model, bound, velocity):
+    """The bound model and the velocity in its coordinates; the model as it is where the velocity has none there."""
+    if bound.encode_direction is not None:
+        encoded = bound.encode_direction(velocity)
+        back, given = (jax.tree.leaves(tree) for tree in (bound.decode_direction(encoded), velocity))
+        size = max(float(jnp.abs(leaf).max()) for leaf in given)
+        rounding = 1e3 * float(jnp.finfo(given[0].dtype).eps) * size
+        if all(float(jnp.abs(a - b).max()) <= rounding for a, b in zip(back, given, strict=True)):
+            return bound, encoded
+    return model, velocity
+
+
+def initial_kernel(problem):
+    """The tangent kernel (n, n, k, k) on the training inputs where a prepared :class:`Problem` starts."""
+    return Fresh(current_kernel)(problem, problem.state0)
+
+
+def critical_rate(problem):
+    """The critical learning rate of a prepared problem at its start, without momentum, for its loss."""
+    loss = problem.loss
+    if loss.constant_curvature is not None:
+        return critical_learning_rate(initial_kernel(problem), loss=loss)
+    start = problem.bound.decode(problem.state0)
+    sharpest = gauss_newton_sharpness(problem.model, start, problem.x, problem.y, loss)
+    return 2 / sharpest if sharpest > 0 else math.inf
+
+
+def _starting_point(model, params, data, seed):
+    bare, model = model, as_model(model)
+    params0 = getattr(model, "params0", None)
+    init = getattr(model, "init", None) or getattr(bare, "init", None)
+    if params is not None:
+        params = check_params(params)
+        if params0 is not None:
+            check_same_structure(params, params0)
+    elif params0 is not None:
+        params = params0
+    elif isinstance(init, Callable) and hasattr(bare, "init"):
+        params = init(jax.random.key(seed), data.x_train.shape)
+    else:
+        raise ValueError("params must be given for a model that is neither a Network nor a Taylor model; got None")
+    return model, params
+
+
+def check_rates(learning_rate, steps, first=0):
+    """The learning rates, whether there are several, and the schedules: ``(rates, several, schedules)``.
+
+    Of a schedule the rate is its largest one.
+    """
+    several = isinstance(learning_rate, list | tuple) or (
+        isinstance(learning_rate, np.ndarray) and learning_rate.ndim == 1
+    )
+    given = list(learning_rate) if several else [learning_rate]
+    if not given:
+        raise ValueError("learning_rate must not be an empty list")
+    rates, schedules = [], []
+    for rate in given:
+        schedule = rate if callable(rate) else None
+        rates.append(check_rate("learning_rate", rate) if schedule is None else _largest(schedule, steps, first))
+        schedules.append(schedule)
+    return rates, several, schedules
+
+
+def _largest(schedule, steps, first):
+    looked_at = jnp.arange(first, first + min(steps, SCHEDULE_STEPS))
+    try:
+        values = np.asarray(Fresh(jax.vmap(schedule))(looked_at), dtype=float)
+    except Exception as error:
+        raise ValueError(
+            "learning_rate as a function of the step must be JAX-traceable (jnp.where for if), step -> rate; it failed: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    if values.shape != looked_at.shape or not np.isfinite(values).all() or (values < 0).any():
+        raise ValueError("learning_rate as a function of the step must give a finite number that is not negative")
+    if values.max() == 0:
+        raise ValueError("learning_rate as a function of the step is zero at every step")
+    return float(values.max())
+

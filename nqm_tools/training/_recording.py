@@ -1,0 +1,460 @@
+"""What is written down along a run: functions of a lazy snapshot, evaluated inside the compiled loop.
+
+A recorder is a function ``now -> value`` of a :class:`Snapshot`, or a :class:`Recorder`, which also carries something
+from row to row. ``RECORDERS`` is the one table that names map to; ``train(record=)`` takes names and the user's own.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+from nqm_tools._validation import check_choice
+from nqm_tools.kernels import kernel_matrix, tangent_kernel
+from nqm_tools.networks import architecture
+
+MAX_EIGENVALUES = 8
+MAX_LAYERS = 8
+DEFAULT_RECORD = ("test_loss", "test_accuracy", "distance")
+# Columns that a frame or a store has anyway.
+RESERVED = ("model", "learning_rate", "step", "train_loss", "key", "status", "reason", "seed")
+
+
+class Recorder(NamedTuple):
+    """A recorded quantity that carries something from row to row, such as where an iteration is to start.
+
+    Attributes
+    ----------
+    init
+        ``init(now) -> carry`` at the start of a run: a pytree of arrays.
+    update
+        ``update(carry, now) -> (carry, value)`` at each recorded row.
+    """
+
+    init: Callable
+    update: Callable
+
+
+class Snapshot:
+    """A run at one step, for recorders. Each attribute is computed when it is first asked for, at most once a row.
+
+    Attributes
+    ----------
+    step, learning_rate
+        The step, and the learning rate of the update that follows it.
+    x, y, x_test, y_test
+        The data, targets (n, k) as the loss takes them; test ones are None where there are none.
+    params, start
+        The parameters now and where the run started, as the model takes them.
+    prediction, test_prediction
+        Outputs (n, k) on the training and test inputs.
+    residual
+        (n, k): prediction minus target for a squared loss, else the gradient of each example's loss in its outputs.
+    train_loss, test_loss, test_accuracy
+    gradient
+        Of the training loss, in the parameters.
+    kernel
+        The tangent kernel on the training inputs, (n, n) or (n, n, k, k).
+    eigenpairs
+        Its eigenvalues (n k,), largest first, and eigenvectors as columns (n k, n k), each with a non-negative sum.
+    distance
+        Euclidean distance of the parameters from the start.
+    model
+        What is trained, a function ``(params, x) -> (n, k)``.
+    """
+
+    def __init__(self, problem, state, learning_rate, step):
+        self._problem, self._state = problem, state
+        self.learning_rate, self.step = learning_rate, step
+        self.x, self.y, self.x_test = problem.x, problem.y, problem.x_test
+        self.y_test = None if problem.test is None else problem.test[1]
+        self.model = problem.model
+
+    @functools.cached_property
+    def params(self):
+        return self._problem.bound.decode(self._state)
+
+    @functools.cached_property
+    def start(self):
+        return self._problem.bound.decode(self._problem.state0)
+
+    @functools.cached_property
+    def _value_and_pullback(self):
+        return self._problem.bound.value_and_pullback(self._state, self._problem.features)
+
+    @property
+    def prediction(self):
+        return self._value_and_pullback[0]
+
+    @functools.cached_property
+    def test_prediction(self):
+        if self._problem.test is None:
+            raise ValueError("the data have no test examples")
+        return self._problem.bound.predict(self._state, self._problem.test[0])
+
+    @functools.cached_property
+    def residual(self):
+        loss = self._problem.loss
+        if loss.constant_curvature is not None:
+            return self.prediction - self.y
+        return loss.gradient(self.prediction, self.y)
+
+    @functools.cached_property
+    def train_loss(self):
+        return self._problem.loss.total(self.prediction, self.y)
+
+    @functools.cached_property
+    def test_loss(self):
+        if self._problem.test is None:
+            return jnp.nan
+        return self._problem.loss.total(self.test_prediction, self.y_test)
+
+    @functools.cached_property
+    def test_accuracy(self):
+        if self._problem.test is None or self._problem.labels is None:
+            return jnp.nan
+        return jnp.mean(LABELS[self._problem.labels](self.test_prediction, self.y_test).astype(self.y.dtype))
+
+    @functools.cached_property
+    def _state_gradient(self):
+        _, pullback = self._value_and_pullback
+        return pullback(output_gradient(self._problem.loss, self.prediction, self.y))
+
+    @functools.cached_property
+    def gradient(self):
+        return self._problem.bound.decode_direction(self._state_gradient)
+
+    @functools.cached_property
+    def _kernel(self):
+        return current_kernel(self._problem, self._state)
+
+    @functools.cached_property
+    def kernel(self):
+        return self._kernel[:, :, 0, 0] if self._kernel.shape[2] == 1 else self._kernel
+
+    @functools.cached_property
+    def eigenpairs(self):
+        # One decomposition for whatever is asked of it: LAPACK computes the vectors in any case.
+        eigenvalues, eigenvectors = jnp.linalg.eigh(kernel_matrix(self._kernel))
+        eigenvalues, eigenvectors = eigenvalues[::-1], eigenvectors[:, ::-1]
+        return eigenvalues, eigenvectors * jnp.where(eigenvectors.sum(axis=0) < 0, -1, 1)
+
+    @functools.cached_property
+    def distance(self):
+        return self._problem.bound.distance(self._state, self._problem.state0)
+
+    @functools.cached_property
+    def _corrections(self):
+        return _corrections(self)
+
+    @functools.cached_property
+    def _sparsity(self):
+        return _sparsity(self)
+
+
+# Whether an output is right, by what the targets are.
+LABELS = {
+    "signs": lambda prediction, y: jnp.sign(prediction[:, 0]) == jnp.sign(y[:, 0]),
+    "zero and one": lambda prediction, y: (prediction[:, 0] > 0.5) == (y[:, 0] > 0.5),
+    "largest": lambda prediction, y: jnp.argmax(prediction, axis=1) == jnp.argmax(y, axis=1),
+}
+
+
+def kind_of_labels(y):
+    """Which of ``LABELS`` targets (n, k) are; None if they are no labels, and have no accuracy."""
+    if y.shape[1] == 1:
+        values = set(np.unique(y).tolist())
+        if values <= {-1.0, 1.0}:
+            return "signs"
+        return "zero and one" if values == {0.0, 1.0} else None
+    # One output stands out, the same in all examples.
+    top, others = y.max(axis=1), np.sort(y, axis=1)[:, :-1]
+    one_hot = bool((top[:, None] > others).all()) and len(np.unique(top)) == 1 and len(np.unique(others)) == 1
+    return "largest" if one_hot else None
+
+
+def output_gradient(loss, prediction, y):
+    """The gradient of the loss of these examples in their outputs, (n, k)."""
+    return loss.weight(len(y)) * loss.gradient(prediction, y)
+
+
+def current_kernel(problem, state):
+    """The tangent kernel (n, n, k, k) on the training inputs: in closed form where there is one."""
+    bound = problem.bound
+    if bound.kernel is None:
+        return tangent_kernel(problem.model, bound.decode(state), problem.x)
+    return bound.kernel(state, problem.features)
+
+
+def _eigenvalue(i, now):
+    _check_index(f"lambda_{i}", i, now)
+    return now.eigenpairs[0][i - 1]
+
+
+def _projection(i, now):
+    _check_index(f"projection_{i}", i, now)
+    return now.eigenpairs[1][:, i - 1] @ now.residual.ravel()
+
+
+def _check_index(name, i, now):
+    if i > now.y.size:
+        raise ValueError(f"record: {name} asks for more eigenvalues than the kernel has, {now.y.size}")
+
+
+def _corrections(now):
+    """``p^T R_f p`` and ``p^T R_K p`` of one step of plain gradient descent, at its rate for ``half_sum``.
+
+    With ``a = F(t)^T p`` and ``a' = F(t+1)^T p``: ``p^T R_K p = p^T (K(t) - K(t+1)) p = (a - a').(a + a')`` for any
+    model. For a quadratic one ``F(t+1) = F(t) - rate G``, hence ``p^T R_f p = (rate/2) (a - a').a``. For others only
+    ``R_f r`` is defined: its share along p, ``<p, r(t+1)> / <p, r(t)> - 1 + rate lambda_1``.
+    """
+    problem, state, y = now._problem, now._state, now.y
+    loss = problem.loss
+    if loss.constant_curvature is None:
+        raise ValueError(f"R_f and R_K are of the squared losses, 'mse' and 'half_sum'; the loss is {loss.name!r}")
+    eigenvalues, eigenvectors = now.eigenpairs
+    p = eigenvectors[:, 0].reshape(y.shape)
+    rate = loss.constant_curvature * loss.weight(len(y)) * now.learning_rate
+    bound, features = problem.bound, problem.features
+    _, pullback = now._value_and_pullback
+    stepped = jax.tree.map(lambda s, g: s - rate.astype(s.dtype) * g, state, pullback(now.residual))
+    before, after = pullback(p), bound.pullback(stepped, features, p)
+    change = jax.tree.map(jnp.subtract, before, after)
+    if problem.model.quadratic:
+        r_f = rate / 2 * _dot(change, before)
+    else:
+        ahead = bound.predict(stepped, features) - y
+        r_f = jnp.sum(p * ahead) / jnp.sum(p * now.residual) - 1 + rate * eigenvalues[0]
+    return {"R_f": r_f, "R_K": _dot(change, jax.tree.map(jnp.add, before, after))}
+
+
+def _dot(tree, other):
+    return sum(jax.tree.leaves(jax.tree.map(lambda a, b: jnp.sum(a * b), tree, other)))
+
+
+def _trace(now):
+    return jnp.trace(kernel_matrix(now._kernel))
+
+
+def _weight_norm(now):
+    return jnp.sqrt(_dot(now.params, now.params))
+
+
+def _sparsity(now):
+    known = architecture(getattr(now.model, "f", None))
+    if known is None or not hasattr(known, "preactivations"):
+        raise ValueError("sparsity is of the package's networks, whose hidden units it knows; the model is another one")
+    layers = known.preactivations(now.params, now.x)
+    return [jnp.mean((layer <= 0).astype(now.y.dtype)) for layer in layers], [layer[0].size for layer in layers]
+
+
+def _sparsity_of_all(now):
+    shares, sizes = now._sparsity
+    return sum(share * size for share, size in zip(shares, sizes, strict=True)) / sum(sizes)
+
+
+def _sparsity_of_layer(i, now):
+    shares, _ = now._sparsity
+    if i > len(shares):
+        raise ValueError(f"record: sparsity_{i} asks for a layer that the network does not have: it has {len(shares)}")
+    return shares[i - 1]
+
+
+# Lanczos iteration for the sharpness: blocks of two vectors, so that an eigenvalue that overtakes the first is seen,
+# three of them a row, which makes six products.
+BLOCK, BLOCKS = 2, 3
+# At the start of a run the iteration is repeated until its error is this share of the sharpness, or so many times.
+START_ERROR, START_REPEATS = 1e-3, 50
+
+
+def _sharpness_start(now):
+    size = sum(leaf.size for leaf in jax.tree.leaves(_coordinates(now)[1]))
+    block = jax.random.normal(jax.random.key(0), (BLOCK, size), now.y.dtype)
+    product = _hessian(now)
+
+    def inaccurate(carry):
+        _, value, error, repeats = carry
+        return (repeats < START_REPEATS) & (error > START_ERROR * jnp.abs(value))
+
+    def repeat(carry):
+        block, value, error = _top_ritz_pairs(product, carry[0])
+        return block, value, error, carry[3] + 1
+
+    value = jnp.zeros((), now.y.dtype)
+    return jax.lax.while_loop(inaccurate, repeat, (block, value, value + jnp.inf, 0))[0]
+
+
+def _sharpness(block, now):
+    block, value, error = _top_ritz_pairs(_hessian(now), block)
+    return block, {"sharpness": value, "sharpness_error": error}
+
+
+def _coordinates(now):
+    """A model, a place and features in coordinates whose distances are those of the parameters."""
+    problem = now._problem
+    if problem.bound.isometric:
+        return problem.bound, now._state, problem.features
+    return problem.model, now.params, problem.x
+
+
+def _hessian(now):
+    """Products of the training loss's Hessian with flat vectors: forward over the pullback."""
+    model, state, features = _coordinates(now)
+    flat, unravel = ravel_pytree(state)
+
+    def gradient(place):
+        value, pullback = model.value_and_pullback(unravel(place), features)
+        return ravel_pytree(pullback(output_gradient(now._problem.loss, value, now.y)))[0]
+
+    return lambda v: jax.jvp(gradient, (flat,), (v,))[1]
+
+
+def _top_ritz_pairs(product, block):
+    """Rayleigh-Ritz on the block Krylov space of ``block`` (2, p): the two top vectors, the top value, its residual.
+
+    The products of every basis vector are kept, so no value can lie outside the operator's range and the residual is
+    true; a direction that is only rounding left (an operator of low rank) is put to zero instead of being blown up.
+    """
+    basis, images, candidates = [], [], list(block)
+    for _ in range(BLOCKS):
+        for vector in candidates:
+            basis.append(_orthonormal(vector, basis))
+        images += [product(vector) for vector in basis[-BLOCK:]]
+        candidates = images[-BLOCK:]
+    basis, images = jnp.stack(basis), jnp.stack(images)
+    matrix = basis @ images.T
+    matrix = (matrix + matrix.T) / 2
+    # Below all eigenvalues, and no larger than needed: an eigenvalue's rounding error is relative to the largest.
+    below = -2 * jnp.linalg.norm(matrix)
+    _, vectors = jnp.linalg.eigh(matrix + jnp.diag(jnp.where((basis**2).sum(axis=1) == 0, below, 0)))
+    top = vectors[:, -1]
+    value = top @ matrix @ top
+    error = jnp.linalg.norm(top @ images - value * (top @ basis))
+    return vectors[:, : -BLOCK - 1 : -1].T @ basis, value, error
+
+
+def _orthonormal(vector, basis):
+    before = jnp.linalg.norm(vector)
+    for _ in range(2):  # twice is enough (Kahan and Parlett)
+        for other in basis:
+            vector = vector - (other @ vector) * other
+    after = jnp.linalg.norm(vector)
+    rounding = 100 * jnp.finfo(vector.dtype).eps * before
+    return jnp.where(after > rounding, vector / jnp.where(after > 0, after, 1), 0)
+
+
+_NUMBERS = range(1, MAX_EIGENVALUES + 1)
+RECORDERS = {
+    "test_loss": lambda now: now.test_loss,
+    "test_accuracy": lambda now: now.test_accuracy,
+    "distance": lambda now: now.distance,
+    **{f"lambda_{i}": functools.partial(_eigenvalue, i) for i in _NUMBERS},
+    **{f"projection_{i}": functools.partial(_projection, i) for i in _NUMBERS},
+    "R_f": lambda now: now._corrections["R_f"],
+    "R_K": lambda now: now._corrections["R_K"],
+    "sharpness": Recorder(_sharpness_start, _sharpness),
+    "trace": _trace,
+    "weight_norm": _weight_norm,
+    "sparsity": _sparsity_of_all,
+    **{f"sparsity_{i}": functools.partial(_sparsity_of_layer, i) for i in range(1, MAX_LAYERS + 1)},
+}
+
+
+class Recording:
+    """Checked recorders in the order of their columns: the package's as in ``RECORDERS``, then the user's."""
+
+    def __init__(self, record):
+        alone = isinstance(record, str | dict | Recorder) or callable(record)
+        entries = (record,) if alone else record
+        if not isinstance(entries, tuple | list | set):
+            raise TypeError(f"record must be a sequence of column names and {{name: function}}; got {record!r}")
+        names, own = [], {}
+        for entry in entries:
+            if isinstance(entry, dict):
+                own |= {name: _check_own(name, recorder, own) for name, recorder in entry.items()}
+            elif callable(entry) or isinstance(entry, Recorder):
+                name = getattr(entry, "__name__", None)
+                if name in (None, "<lambda>"):
+                    raise ValueError(f"record: give the function a name, as {{'name': function}}; got {entry!r}")
+                own[name] = _check_own(name, entry, own)
+            else:
+                names.append(check_choice("each entry of record", entry, tuple(RECORDERS)))
+        self.names = tuple(name for name in RECORDERS if name in names)
+        self.recorders = {name: RECORDERS[name] for name in self.names}
+        self.recorders |= own
+        self.has_carry = any(isinstance(recorder, Recorder) for recorder in self.recorders.values())
+
+    def init(self, now):
+        """What each recorder carries, at the start of a run."""
+        return {
+            name: recorder.init(now) if isinstance(recorder, Recorder) else None
+            for name, recorder in self.recorders.items()
+        }
+
+    def row(self, carries, now):
+        """What they carry on, and the columns of a row as scalars of the targets' precision."""
+        columns, after = {}, {}
+        for name, recorder in self.recorders.items():
+            if isinstance(recorder, Recorder):
+                after[name], value = recorder.update(carries[name], now)
+            else:
+                after[name], value = None, recorder(now)
+            columns |= _columns(name, value, now.y.dtype)
+        return after, columns
+
+    def columns(self, problem, learning_rate):
+        """The names of the columns, found by tracing; what fails is told by its name."""
+        found = {}
+        for name, recorder in self.recorders.items():
+
+            def trace(problem, rate, recorder=recorder, name=name):
+                now = Snapshot(problem, problem.state0, rate, jnp.zeros((), jnp.int32))
+                return _columns(name, _first_value(name, recorder, now), now.y.dtype)
+
+            columns = jax.eval_shape(trace, problem, learning_rate)
+            for column in columns:
+                if column in found or column in RESERVED:
+                    raise ValueError(f"record: the column {column!r} is there already; {name!r} needs another name")
+                found[column] = None
+        return tuple(found)
+
+
+def _first_value(name, recorder, now):
+    try:
+        if isinstance(recorder, Recorder):
+            return recorder.update(recorder.init(now), now)[1]
+        return recorder(now)
+    except Exception as error:
+        if name in RECORDERS:
+            raise
+        raise ValueError(f"record: {name!r} failed: {type(error).__name__}: {error}") from error
+
+
+def _check_own(name, recorder, own):
+    if not isinstance(name, str) or not name:
+        raise TypeError(f"record: a column's name must be text; got {name!r}")
+    if name in RECORDERS or name in RESERVED or name in own:
+        raise ValueError(f"record: the column {name!r} is there already; take another name")
+    if not callable(recorder) and not isinstance(recorder, Recorder):
+        raise TypeError(f"record: {name!r} must be a function of the snapshot `now`, or a Recorder; got {recorder!r}")
+    return recorder
+
+
+def _columns(name, value, dtype):
+    """Scalars make one column, vectors numbered ones; a dictionary names its own."""
+    if isinstance(value, dict):
+        return {column: one for key, part in value.items() for column, one in _columns(key, part, dtype).items()}
+    if isinstance(value, tuple | list) or value is None or isinstance(value, str):
+        raise TypeError(f"record: {name!r} must give a number or a vector; got {type(value).__name__}")
+    array = jnp.asarray(value)
+    numeric = jnp.issubdtype(array.dtype, jnp.number) or array.dtype == bool
+    if not numeric or jnp.issubdtype(array.dtype, jnp.complexfloating) or array.ndim > 1:
+        raise TypeError(f"record: {name!r} must give a real number or a vector; got {array.dtype} of shape {array.shape}")
+    array = array.astype(dtype)
+    if array.ndim == 0:
+        return {name: array}
+    return {f"{name}_{i}": entry for i, entry in enumerate(array, start=1)}

@@ -1,0 +1,210 @@
+"""``train``: from a user's arguments to runs."""
+
+import time
+
+import jax
+
+from nqm_tools._validation import check_whole
+from nqm_tools.training._loop import run_batch
+from nqm_tools.training._problem import Method, check_rates, prepare
+from nqm_tools.training._recording import DEFAULT_RECORD
+from nqm_tools.training._runs import Run, make_run
+
+# On a CPU, states of up to this many numbers are faster side by side; beyond, matrix products fill it by themselves.
+# `make bench` writes the measurement.
+SMALL_STATE = 2048
+# An accelerator's memory is shared with the products of a step, each a few times the size of the state.
+STATES_A_RUN = 8
+
+
+def train(
+    model,
+    data,
+    *,
+    learning_rate,
+    steps,
+    batch_size=None,
+    batches="epochs",
+    momentum=0.0,
+    nesterov=False,
+    optimizer=None,
+    loss="mse",
+    params=None,
+    start=None,
+    record=DEFAULT_RECORD,
+    record_every=1,
+    seed=None,
+    progress=None,
+):
+    """Train a model and return what happened.
+
+    Parameters
+    ----------
+    model
+        A network, any ``f(params, x) -> (n, k)``, or a model from ``linearize`` / ``quadraticize``.
+    data : Data
+        Training inputs (n, ...) and targets (n, k); test ones, or none.
+    learning_rate : float, callable or list of these
+        For the named loss: a rate for ``mse`` is n/2 times that for ``half_sum``. A callable is a schedule, a
+        JAX-traceable function of the step; ``Run.learning_rate`` is then its largest rate. A list makes a list of runs,
+        trained side by side where that is faster.
+    steps : int
+        Number of parameter updates.
+    batch_size : int, optional
+        None is gradient descent on all examples. Otherwise each step takes so many; the mini-batch loss is the mean (or,
+        for ``half_sum``, the sum) over the batch.
+    batches : {"epochs", "iid"}
+        ``epochs``: each step takes the next examples of a shuffled epoch; what does not fill a batch at an epoch's end
+        waits for the next shuffle. ``iid``: each step draws its examples anew, without replacement, independently of all
+        other steps.
+    momentum : float
+        Heavy-ball momentum in [0, 1): ``v <- momentum v - learning_rate grad``, ``params <- params + v``. Under a
+        schedule this differs from ``optax.sgd``, which has the rate outside the velocity.
+    nesterov : bool
+        Nesterov's momentum: ``params <- params + momentum v - learning_rate grad`` with the new v.
+    optimizer : callable, optional
+        ``rate -> optax.GradientTransformation``, such as ``optax.adam``; trains in all coordinates of the parameters.
+    loss : str, callable or Loss
+        ``"mse"``, ``(1/n) sum r^2``, or ``"half_sum"``, ``1/2 sum r^2``, summed over outputs; ``"cross_entropy"`` (k >= 2
+        outputs; targets are numbers of classes, or one-hot) and ``"logistic"`` (one output; targets ±1, or 0 and 1),
+        averaged over examples; a function ``(prediction, y) -> (n,)``, averaged over examples; or an
+        :class:`nqm_tools.losses.Loss`.
+    params : pytree, optional
+        Where to start. By default a Taylor model's ``params0``; for a network a draw from ``seed``.
+    start : Run, optional
+        Go on where this run of the same model ended, with its velocity or optimiser state, its step count (rows,
+        schedules and epochs continue) and its seed; in place of ``params``.
+    record : sequence of str and dict
+        Columns besides ``train_loss``. Names:
+
+        - ``test_loss``, ``test_accuracy`` (the share of test examples whose sign, side of 1/2 for labels 0 and 1, or
+          largest output is right; NaN if the targets are no labels), ``distance`` (Euclidean, from where the run
+          started), ``weight_norm``;
+        - ``lambda_1`` to ``lambda_8`` and ``trace``: largest eigenvalues and trace of the tangent kernel K on the training
+          inputs; ``projection_1`` to ``projection_8`` of the residual r on their unit eigenvectors p_i, whose sums are
+          not negative;
+        - ``R_f`` and ``R_K``: the corrections along p_1 of the step of plain gradient descent from here, ``p_1^T R_f p_1``
+          and ``p_1^T R_K p_1`` (see :func:`nqm_tools.kernel_step`; figures 6 and 7 of Zhu et al. 2024). For a model that
+          is not quadratic ``R_f`` is ``<p_1, r(t+1)>/<p_1, r(t)> - 1 + eta lambda_1``;
+        - ``sharpness``: the top eigenvalue of the training loss's Hessian by six products a row, and in the column
+          ``sharpness_error`` the norm of its residual (the distance to an eigenvalue is at most that);
+        - ``sparsity``, and ``sparsity_1``, ...: the share of hidden pre-activations that are not positive, over the
+          training inputs, of the package's networks, and by layer.
+
+        Functions of your own: ``{"name": function}``, where ``function(now)`` gets a :class:`nqm_tools.training.Snapshot`
+        and gives a number (a column) or a vector (columns ``name_1``, ...), JAX-traceable; or a
+        :class:`nqm_tools.training.Recorder`.
+    record_every : int
+        Rows of the frame: the first step, every ``record_every``-th, and the last.
+    seed : int, optional
+        For the order of mini-batches, and for a network's parameters when ``params`` is not given; by default 0, or that
+        of ``start``.
+    progress : bool, optional
+        A progress bar: yes, no, or (None) in a terminal or notebook, if the run takes more than three seconds.
+
+    Returns
+    -------
+    Run or list of Run
+        ``.frame``, ``.losses`` (training loss of every step), ``.params``, ``.regime``, ``.save(path)``;
+        ``.settings["form"]`` says what was trained in the parameters' place (:mod:`nqm_tools.closed_forms`). A run whose
+        loss is no longer finite stops there; an interrupted one (Ctrl-C) returns what it has; ``.stopped`` says so.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the offending argument and what is accepted.
+
+    Warns
+    -----
+    UserWarning
+        Where a recorded column is NaN while the training loss is finite.
+
+    Examples
+    --------
+    >>> import nqm_tools as nqm
+    >>> net = nqm.networks.two_layer_fc(64)
+    >>> data = nqm.datasets.load("digits", n_train=16, n_test=10, seed=0)
+    >>> run = train(net, data, learning_rate=0.1, steps=20, record=({"size": lambda now: abs(now.prediction).max()},))
+    >>> run.regime, len(run.frame), run.frame.columns[-1]
+    ('monotone', 21, 'size')
+    """
+    first = 0 if start is None else _last_step(start, params)
+    steps = check_whole("steps", steps)
+    rates, several, schedules = check_rates(learning_rate, steps, first)
+    if seed is None:
+        seed = 0 if start is None else start.settings["seed"]
+    seed = check_whole("seed", seed, minimum=0)
+    runs = []
+    for schedule, chosen in _by_schedule(rates, schedules):
+        method = Method(
+            steps,
+            batch_size,
+            momentum,
+            loss,
+            record,
+            record_every,
+            batches=batches,
+            nesterov=nesterov,
+            optimizer=optimizer,
+            schedule=schedule,
+            first=first,
+        )
+        at = params if start is None else start.params
+        problem = prepare(model, data, method, params=at, seed=seed, start=start)
+        runs += train_rates(problem, chosen, method, seed=seed, provenance=data.provenance, progress=progress)
+    return runs if several else runs[0]
+
+
+def _last_step(start, params):
+    if not isinstance(start, Run):
+        raise TypeError(f"start must be a Run, to go on where it ended; got {type(start).__name__}")
+    if params is not None:
+        raise ValueError("start and params both say where to start; give one of them")
+    if start.params is None or start.stopped.startswith("diverged"):
+        raise ValueError(f"start must be a run with parameters that did not diverge; this one {start.stopped}")
+    return int(start.records["step"][-1])
+
+
+def _by_schedule(rates, schedules):
+    """Pairs of a schedule and its rates: all constant rates together, schedules one by one; in order."""
+    if all(schedule is None for schedule in schedules):
+        return [(None, rates)]
+    return [(schedule, [rate]) for rate, schedule in zip(rates, schedules, strict=True)]
+
+
+def train_rates(problem, rates, method, *, seed=0, provenance=None, progress=None, keep_params=True):
+    """The runs of a prepared problem at several learning rates, side by side as far as that is faster and fits."""
+    key, runs = jax.random.key(seed), []
+    size = _runs_at_once(problem, len(rates))
+    for chosen in (rates[i : i + size] for i in range(0, len(rates), size)):
+        began = time.perf_counter()
+        title = f"{problem.model.name}, learning rate {', '.join(f'{rate:.3g}' for rate in chosen[:3])}"
+        keys = jax.numpy.stack([key] * len(chosen))
+        outcomes = run_batch(problem, chosen, keys, method, description=title, progress=progress)
+        seconds = (time.perf_counter() - began) / len(chosen)
+        for rate, outcome in zip(chosen, outcomes, strict=True):
+            settings = {"seed": seed, "seconds": round(seconds, 4), "data": dict(provenance or {})}
+            runs.append(make_run(problem, method, rate, outcome, settings, keep_params))
+    return runs
+
+
+def whole(runs):
+    """The runs; KeyboardInterrupt if that is why one ended early, since a part of a run is none."""
+    if any(run.stopped.startswith("interrupted") for run in runs):
+        raise KeyboardInterrupt
+    return runs
+
+
+def _runs_at_once(problem, runs):
+    """How many runs go side by side: as many as are faster so, and as fit."""
+    state = sum(leaf.size for leaf in jax.tree.leaves(problem.state0))
+    devices = jax.local_devices()
+    if devices[0].platform == "cpu" and len(devices) == 1:
+        return runs if state <= SMALL_STATE else 1
+    memory = (devices[0].memory_stats() or {}).get("bytes_limit")
+    if memory is None:
+        return runs
+    itemsize = problem.y.dtype.itemsize
+    hidden = sum(leaf.size for leaf in jax.tree.leaves(problem.features))
+    one = itemsize * STATES_A_RUN * (state + hidden)
+    return max(1, min(runs, len(devices) * int(memory / 2 / one)))
