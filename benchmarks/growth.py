@@ -10,7 +10,7 @@ from benchmarks.measure import fair_rate, follow, repeated, timed
 from benchmarks.problems import make_data, make_model, make_network, make_params
 from benchmarks.steps import package_step
 from benchmarks.training import run_side_by_side
-from nqm_tools.training import check_method, prepare
+from nqm_tools.training import Method, prepare
 
 TOGETHER = "Per run and step, side by side and one by one"
 
@@ -38,21 +38,21 @@ def _size(state):
 
 def _prepared(case, seed=0):
     problem = case["problem"]
-    method = check_method(case["steps"], record=())
+    method = Method(case["steps"], record=())
     data, params = make_data(problem, seed=seed), make_params(problem, seed)
     quad = make_model("f_quad", make_network(problem), params)
-    arrays = prepare(quad, data, method, params=params).arrays
-    rate = fair_rate(make_network(problem), params, arrays["x"], arrays["y"]) * problem["n"] / 20  # mse, and small
-    return method, arrays, rate
+    ready = prepare(quad, data, method, params=params)
+    rate = fair_rate(make_network(problem), params, ready.x, ready.y) * problem["n"] / 20  # mse, and small
+    return method, ready, rate
 
 
 def _rates_side_by_side(case):
-    method, arrays, rate = _prepared(case)
+    method, ready, rate = _prepared(case)
     for runs in case["runs"]:
         rates = [rate * (1 + run / runs) for run in range(runs)]
-        together = functools.partial(run_side_by_side, arrays, rates, method)
-        apart = [functools.partial(run_side_by_side, arrays, [each], method) for each in rates]
-        yield TOGETHER, _row(case, _size(arrays["state0"]), method, together, apart)
+        together = functools.partial(run_side_by_side, ready, rates, method)
+        apart = [functools.partial(run_side_by_side, ready, [each], method) for each in rates]
+        yield TOGETHER, _row(case, _size(ready.state0), method, together, apart)
 
 
 def _row(case, state, method, together, apart):

@@ -9,8 +9,9 @@ import neural_tangents as nt
 import nqm_tools as nqm
 from benchmarks.measure import out_of_memory, repeated, timed
 from benchmarks.problems import make_data, make_network, make_params
-from nqm_tools.binding import bind
+from nqm_tools import closed_forms
 from nqm_tools.expansions import FunctionModel
+from nqm_tools.training import GradientDescent
 
 # A Jacobian larger than this many bytes is not built.
 MOST_JACOBIAN = 6e9
@@ -55,7 +56,7 @@ def _bind_and_compute(network, params, x):
 
 def _bound(network, params, x):
     """The bound model, its state and features: what a run's records have in hand."""
-    bound = bind(FunctionModel(network), x, params)
+    bound = closed_forms.bind(FunctionModel(network), x, params, GradientDescent())
     return bound, bound.encode(params), bound.featurize(x)
 
 

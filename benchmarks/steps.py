@@ -10,7 +10,7 @@ from benchmarks import pytorch
 from benchmarks.measure import difference, fair_rate, follow, out_of_memory, timed
 from benchmarks.problems import make_data, make_model, make_network, make_params
 from nqm_tools.expansions import as_model
-from nqm_tools.training import check_method, prepare
+from nqm_tools.training import Method, prepare
 
 GENERAL = {"f": "jax.grad", "f_lin": "jax.grad of nt.linearize", "f_quad": "jax.grad of nt.taylor_expand"}
 TABLE = "A step"
@@ -48,8 +48,8 @@ def package_first_step(model, data, params):
 
 def package_step(model, data, params, rate):
     """What ``train`` repeats, by itself: where it starts, and ``state -> (state, prediction)``."""
-    arrays = prepare(model, data, check_method(1, record=()), params=params).arrays
-    return arrays["state0"], functools.partial(bound_step, arrays["bound"], arrays["features"], arrays["y"], rate)
+    ready = prepare(model, data, Method(1, record=()), params=params)
+    return ready.state0, functools.partial(bound_step, ready.bound, ready.features, ready.y, rate)
 
 
 def general_ways(name, model, x, y, rate):

@@ -11,9 +11,8 @@ import nqm_tools as nqm
 from benchmarks.measure import repeated, timed
 from benchmarks.problems import make_data, make_model, make_network, make_params
 from nqm_tools import _files, sweeps
-from nqm_tools._loop import run_batch
-from nqm_tools.sweeps._compute import _batches, _runs_at_once
-from nqm_tools.training import check_method, initial_kernel, prepare
+from nqm_tools.training import Method, critical_rate, prepare, train_rates
+from nqm_tools.training._loop import run_batch
 
 RECORD = ("lambda_1", "lambda_2", "projection_1", "R_f", "R_K")
 FIGURE_2B = pathlib.Path(__file__).parents[1] / "experiments" / "figure_2b.toml"
@@ -25,9 +24,9 @@ def measure_recording(case):
     model = make_model(case["model"], make_network(problem), params)
     rate = _critical_rate(problem, params, data) / 2
     for title, record in (("nothing", ()), ("five columns", RECORD)):
-        method = check_method(steps, record=record, record_every=10)
-        arrays = prepare(model, data, method, params=params).arrays
-        run = functools.partial(run_side_by_side, arrays, [rate], method)
+        method = Method(steps, record=record, record_every=10)
+        ready = prepare(model, data, method, params=params)
+        run = functools.partial(run_side_by_side, ready, [rate], method)
         timed(run)
         row = {"problem": problem["name"], "model": case["model"], "steps": steps, "recorded": title}
         yield "A run", row | {"run": repeated(run)}
@@ -37,10 +36,10 @@ def _critical_rate(problem, params, data):
     return nqm.critical_learning_rate(nqm.empirical_ntk(make_network(problem), params, data.x_train))
 
 
-def run_side_by_side(arrays, rates, method):
+def run_side_by_side(ready, rates, method):
     """Runs of ``run_batch`` with a key each."""
     keys = jnp.stack([jax.random.key(0)] * len(rates))
-    return run_batch(arrays, rates, keys, method.scalars, method.settings, progress=False)
+    return run_batch(ready, rates, keys, method, progress=False)
 
 
 def measure_rates(case):
@@ -61,15 +60,11 @@ def measure_rates(case):
 def _curve(case, name, data, params):
     """As a sweep's group does it; the critical rate is from the kernel that it has."""
     model = make_model(name, make_network(case["problem"]), params)
-    method = check_method(case["steps"], record=("test_loss", "test_accuracy"), record_every=case["record_every"])
-    prepared = prepare(model, data, method, params=params)
-    arrays = prepared.arrays
-    critical = nqm.critical_learning_rate(initial_kernel(prepared))
+    method = Method(case["steps"], record=("test_loss", "test_accuracy"), record_every=case["record_every"])
+    ready = prepare(model, data, method, params=params)
+    critical = critical_rate(ready)
     rates = [critical * rate for rate in case["rates"]]
-    outcomes = []
-    for chosen in _batches(rates, _runs_at_once(arrays, len(rates))):
-        outcomes += run_side_by_side(arrays, chosen, method)
-    return [outcome.losses for outcome in outcomes]
+    return [run.losses for run in train_rates(ready, rates, method, progress=False)]
 
 
 def measure_sweep(case):
@@ -84,7 +79,7 @@ def measure_sweep(case):
     if (frame["status"] == "failed").any():
         raise RuntimeError(f"runs failed: {frame.loc[frame['status'] == 'failed', 'reason'].iloc[0]}")
     row = {"problem": "experiments/figure_2b.toml, CIFAR-10", "rates": len(sweep.learning_rates)}
-    row |= {"seeds": len(sweep.seeds), "steps": sweep.training.steps, "n_test": sweep.data[0]["n_test"]}
+    row |= {"seeds": len(sweep.seeds), "steps": sweep.training['steps'], "n_test": sweep.data[0]["n_test"]}
     for name, runs in frame.groupby("model"):
         yield "Learning rates", row | {"model": f"runs of {name}", "time": {"seconds": [float(runs["seconds"].sum())]}}
     yield "Learning rates", row | {"model": "all of it", "time": {"seconds": [seconds]}}

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import nqm_tools as nqm
-from nqm_tools import runs
+from nqm_tools.training import _runs as runs
 
 finite = st.floats(0, 1e6)
 

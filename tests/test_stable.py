@@ -82,7 +82,7 @@ def test_a_model_whose_loss_cannot_grow_has_no_unstable_rate():
     assert np.isnan(found.theory)
     # A target that can be overshot, on the other hand: f = w^3 leaves for good.
     cubic = nqm.max_stable_learning_rate(lambda w, x: x * w**3, data, steps=200, params=jnp.full(1, 0.9))
-    assert found.critical < cubic.unstable < np.inf
+    assert 0 < cubic.stable < cubic.unstable < np.inf
 
 
 def test_a_network_that_comes_back_from_any_rate_has_no_unstable_one(x64):

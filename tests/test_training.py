@@ -1,7 +1,6 @@
 """The trainer against gradient descent written out by hand, its records, its stops, and what it refuses."""
 
 import signal
-import threading
 import time
 
 import jax
@@ -240,15 +239,18 @@ def test_nothing_big_is_a_constant_of_the_compiled_loop(monkeypatch):
     assert not [line for line in constants if len(line) > 500], "an array was folded into the program"
 
 
-def test_ctrl_c_returns_the_run_so_far(x64):
-    # Steps slow enough that the signal comes while a chunk of them is on its way.
-    net, params, data = problem(width=4000, n=100)
-    timer = threading.Timer(1.5, signal.raise_signal, [signal.SIGINT])
-    timer.start()
-    try:
-        run = nqm.train(net, data, learning_rate=0.01, steps=10**8, params=params, record_every=1000)
-    finally:
-        timer.cancel()
+def test_ctrl_c_returns_the_run_so_far(x64, monkeypatch):
+    net, params, data = problem(width=400, n=100)
+    steps, calls = _loop._steps, []
+
+    def interrupted_in_the_third_chunk(*args):
+        calls.append(args)
+        if len(calls) == 3:
+            signal.raise_signal(signal.SIGINT)
+        return steps(*args)
+
+    monkeypatch.setattr(_loop, "_steps", interrupted_in_the_third_chunk)
+    run = nqm.train(net, data, learning_rate=0.01, steps=10**8, params=params, record_every=1000)
     done = len(run.losses) - 1
     assert run.stopped == f"interrupted at step {done}"
     assert 0 < done < 10**8

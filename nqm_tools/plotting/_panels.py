@@ -4,7 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 
-from nqm_tools.plotting._style import DASHES, LABELS, MARKERS, MODELS, PALETTE, check_columns, name_models, new_axes
+from nqm_tools.plotting._style import LABELS, check_columns, models_of, name_models, new_axes, styles
 
 CRITICAL = r"\eta_{\mathrm{crit}}"
 
@@ -15,8 +15,9 @@ def best_test_loss(summary, *, ax=None):
     Parameters
     ----------
     summary : pandas.DataFrame
-        One row a run with columns ``model``, ``learning_rate_ratio`` (learning rate over critical learning rate),
-        ``best_test_loss`` and ``regime``, as ``Run.summary`` gives them.
+        One row a run with columns ``model``, ``best_test_loss``, ``regime`` and ``learning_rate_ratio`` (learning rate
+        over critical learning rate), as :func:`nqm_tools.sweeps.load` gives them; or ``learning_rate`` in place of the
+        ratio, as in ``pandas.DataFrame([run.summary, ...])``.
     ax : matplotlib.axes.Axes, optional
 
     Returns
@@ -50,29 +51,33 @@ def best_test_accuracy(summary, *, ax=None):
 
 def _against_rate(summary, column, heights, ax):
     """Means and bands of ``column``; the models' marks of divergence at ``heights``, as shares of the axis."""
-    check_columns(summary, ("model", "learning_rate_ratio", column, "regime"))
+    in_units = "learning_rate_ratio" in summary or "learning_rate" not in summary
+    rate = "learning_rate_ratio" if in_units else "learning_rate"
+    check_columns(summary, ("model", rate, column, "regime"))
     ax = new_axes(ax)
+    models = models_of(summary)
+    palette, dashes, markers = styles(models)
     sns.lineplot(
         summary[np.isfinite(summary[column])],
-        x="learning_rate_ratio",
+        x=rate,
         y=column,
         hue="model",
         style="model",
         errorbar="sd",
-        palette=PALETTE,
-        dashes=DASHES,
-        markers=MARKERS,
+        palette=palette,
+        dashes=dashes,
+        markers=markers,
         markersize=6,
-        hue_order=[model for model in MODELS if model in set(summary["model"])],
+        hue_order=models,
         ax=ax,
     )
-    diverged = summary["regime"].eq("divergent").groupby([summary["model"], summary["learning_rate_ratio"]]).mean()
+    diverged = summary["regime"].eq("divergent").groupby([summary["model"], summary[rate]]).mean()
     for (model, ratio), share in diverged[diverged > 0].items():
         ax.plot(
             ratio,
-            heights[MODELS.index(model)],
+            heights[models.index(model) % len(heights)],
             marker="X" if share == 1 else "x",
-            color=PALETTE[model],
+            color=palette[model],
             markersize=8,
             linestyle="none",
             transform=ax.get_xaxis_transform(),
@@ -82,8 +87,11 @@ def _against_rate(summary, column, heights, ax):
         ax.plot([], [], marker="X", color="0.4", linestyle="none", label="every run diverges")
     if ((diverged > 0) & (diverged < 1)).any():
         ax.plot([], [], marker="x", color="0.4", linestyle="none", label="some runs diverge")
-    ax.axvline(1, color="0.6", linewidth=0.8, zorder=0)
-    ax.set_xlabel(rf"learning rate / critical learning rate, $\eta/{CRITICAL}$")
+    if in_units:
+        ax.axvline(1, color="0.6", linewidth=0.8, zorder=0)
+        ax.set_xlabel(rf"learning rate / critical learning rate, $\eta/{CRITICAL}$")
+    else:
+        ax.set_xlabel(r"learning rate $\eta$")
     name_models(ax)
     return ax
 
@@ -104,8 +112,9 @@ def single_runs(summary, *, column="best_test_loss", ax=None):
     """
     check_columns(summary, ("model", "learning_rate_ratio", column))
     ax = new_axes(ax)
+    palette, _, markers = styles(models_of(summary))
     for model, rows in summary[np.isfinite(summary[column])].groupby("model"):
-        style = {"color": PALETTE[model], "marker": MARKERS[model], "markerfacecolor": "white", "zorder": 4}
+        style = {"color": palette[model], "marker": markers[model], "markerfacecolor": "white", "zorder": 4}
         ax.plot(rows["learning_rate_ratio"], rows[column], linestyle="none", markersize=9, **style)
     return ax
 
@@ -188,7 +197,7 @@ def describe(summary):
         f"{_range(summary['steps'])} steps",
         f"{most} seed{'s' if most > 1 else ''}",
     ]
-    texts += [f"{count} of {LABELS[model].split()[-1]}" for model, count in seeds.items() if count < most]
+    texts += [f"{count} of {LABELS.get(model, model).split()[-1]}" for model, count in seeds.items() if count < most]
     below = summary["learning_rate_ratio"] < 1
     steps = {f"below ${CRITICAL}$": summary["best_step"][below], "above": summary["best_step"][~below]}
     found = [f"{_range(values)} {where}" for where, values in steps.items() if values.notna().any()]

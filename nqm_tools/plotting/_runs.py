@@ -5,7 +5,7 @@ import numpy as np
 import seaborn as sns
 
 from nqm_tools._validation import check_rate
-from nqm_tools.plotting._style import DASHES, LINES, MODELS, PALETTE, check_columns, name_models, new_axes
+from nqm_tools.plotting._style import LINES, check_columns, models_of, name_models, new_axes, styles
 
 
 def loss_curves(frame, *, column="train_loss", ax=None):
@@ -27,6 +27,8 @@ def loss_curves(frame, *, column="train_loss", ax=None):
     ax = new_axes(ax)
     # A diverged run's last values would stretch the axis until nothing else can be seen.
     finite = frame[np.isfinite(frame[column])]
+    models = models_of(frame)
+    palette, dashes, _ = styles(models)
     sns.lineplot(
         finite,
         x="step",
@@ -35,9 +37,9 @@ def loss_curves(frame, *, column="train_loss", ax=None):
         style="model",
         units="learning_rate",
         estimator=None,
-        palette=PALETTE,
-        dashes=DASHES,
-        hue_order=[model for model in MODELS if model in set(frame["model"])],
+        palette=palette,
+        dashes=dashes,
+        hue_order=models,
         ax=ax,
     )
     ax.set_yscale("log")
@@ -112,7 +114,8 @@ def loss_and_eigenvalues(frame, *, unstable=2.0, axes=None):
         _, axes = plt.subplots(2, len(rates), sharex=True, sharey="row", squeeze=False, **size)
     if np.shape(axes) != (2, len(rates)):
         raise ValueError(f"axes must have shape {(2, len(rates))}; got {np.shape(axes)}")
-    colors = sns.light_palette(PALETTE[frame["model"].iloc[0]], len(eigenvalues) + 1)[:0:-1]
+    palette, _, _ = styles(models_of(frame))
+    colors = sns.light_palette(palette[frame["model"].iloc[0]], len(eigenvalues) + 1)[:0:-1]
     for (above, below), rate in zip(np.transpose(axes), rates, strict=True):
         rows = frame[frame["learning_rate"] == rate]
         loss_curves(rows, ax=above).get_legend().remove()

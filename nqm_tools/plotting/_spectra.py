@@ -3,7 +3,7 @@
 import numpy as np
 
 from nqm_tools._validation import check_whole
-from nqm_tools.plotting._style import LINES, PALETTE, check_columns, new_axes
+from nqm_tools.plotting._style import LINES, check_columns, models_of, new_axes, styles
 
 
 def spike(frame, *, examples, directions=1, ax=None):
@@ -28,8 +28,9 @@ def spike(frame, *, examples, directions=1, ax=None):
     _check_one_run(frame, ("train_loss", *projections))
     ax = new_axes(ax)
     ax.plot(frame["step"], frame["train_loss"], color="0.75", linewidth=4, label="whole loss")
+    palette, _, _ = styles(models_of(frame))
     for i, name in enumerate(projections):
-        style = {"color": PALETTE[frame["model"].iloc[0]], "dashes": LINES[i], "alpha": 1 - 0.4 * (i > 0)}
+        style = {"color": palette[frame["model"].iloc[0]], "dashes": LINES[i], "alpha": 1 - 0.4 * (i > 0)}
         ax.plot(frame["step"], frame[name] ** 2 / examples, label=f"along $p_{i + 1}$", **style)
     # Below the end of the run nothing is to be seen but rounding.
     ax.set(yscale="log", ylim=(frame["train_loss"].min() / 10, None), xlabel="step", ylabel="train loss")
@@ -53,7 +54,8 @@ def corrections(frame, *, ax=None):
     """
     _check_one_run(frame, ("R_f", "R_K"))
     ax = new_axes(ax)
-    color = PALETTE[frame["model"].iloc[0]]
+    palette, _, _ = styles(models_of(frame))
+    color = palette[frame["model"].iloc[0]]
     for name, marker, line in (("R_K", "o", (1, 0)), ("R_f", "^", (4, 1.5))):
         values = frame[name].to_numpy()
         ax.plot(frame["step"], np.abs(values), color=color, dashes=line, linewidth=0.8)

@@ -3,7 +3,9 @@
 import matplotlib.pyplot as plt
 import pandas as pd
 
-MODELS = ("f", "f_lin", "f_quad")
+from nqm_tools.expansions import MODELS as _MODELS
+
+MODELS = tuple(_MODELS)
 LABELS = {
     "f": "network $f$",
     "f_lin": r"linear model $f_{\mathrm{lin}}$",
@@ -12,8 +14,27 @@ LABELS = {
 PALETTE = {"f": "#12355b", "f_lin": "#9aa5b1", "f_quad": "#d1602b"}
 DASHES = {"f": "", "f_lin": (1, 1), "f_quad": (4, 1.5)}
 MARKERS = {"f": "o", "f_lin": "s", "f_quad": "^"}
+# For models of other names, such as a general quadratic model's "g", in the order in which they are met.
+OTHERS = ("#4c7a5b", "#7b4f8c", "#b08d2f", "#5b5b5b")
 MARKS = "os^DvP"  # for lines that are no models
 LINES = ((1, 0), (4, 1.5), (1, 1), (6, 1.5, 1, 1.5))
+
+
+def models_of(frame):
+    """The models of a frame: those with a style of their own in their order, then the others as they come."""
+    found = list(dict.fromkeys(frame["model"]))
+    return [model for model in MODELS if model in found] + [model for model in found if model not in MODELS]
+
+
+def styles(models):
+    """Colours, dashes and markers by model; models of other names get those that are free."""
+    others = [model for model in models if model not in PALETTE]
+    places = range(len(others))
+    return (
+        PALETTE | {model: OTHERS[i % len(OTHERS)] for i, model in zip(places, others, strict=True)},
+        DASHES | {model: LINES[(i + 1) % len(LINES)] for i, model in zip(places, others, strict=True)},
+        MARKERS | {model: MARKS[(i + 3) % len(MARKS)] for i, model in zip(places, others, strict=True)},
+    )
 
 
 def new_axes(ax):
@@ -36,6 +57,3 @@ def check_columns(frame, needed, labels=("model", "regime")):
     text = [column for column in needed if column not in labels and frame[column].dtype.kind not in "fiu"]
     if text:
         raise ValueError(f"columns must hold numbers; {', '.join(text)} does not")
-    unknown = set(frame["model"]) - set(MODELS) if "model" in needed else None
-    if unknown:
-        raise ValueError(f"models must be among {MODELS}; got {sorted(unknown)}")

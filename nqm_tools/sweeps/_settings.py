@@ -102,7 +102,7 @@ class Sweep:
     folder: str
 
     def __init__(
-        self, *, data, network, learning_rates, unit="critical", models=MODELS, seeds=(0,), name="sweep", **training
+        self, *, data, network, learning_rates, unit="critical", models=tuple(MODELS), seeds=(0,), name="sweep", **training
     ):
         if not isinstance(name, str):
             raise TypeError(f"name must be text; got {name!r}")
@@ -199,7 +199,7 @@ class Sweep:
                         if modules := checksums(settings):
                             settings["modules"] = modules
                         keys = tuple(_hash(settings | {"learning_rate": rate}) for rate in self.learning_rates)
-                        groups.append(Group(settings, self.learning_rates, keys, self.folder))
+                        groups.append(Group(settings, self.learning_rates, keys, self.folder if modules else ""))
         return groups
 
 

@@ -409,13 +409,16 @@ class Recording:
     def columns(self, problem, learning_rate):
         """The names of the columns, found by tracing; what fails is told by its name."""
         found = {}
+        # As leaves: JAX keeps the structures that it has seen, and this one holds the user's function.
+        leaves, tree = jax.tree.flatten(problem)
         for name, recorder in self.recorders.items():
 
-            def trace(problem, rate, recorder=recorder, name=name):
+            def trace(leaves, rate, recorder=recorder, name=name):
+                problem = jax.tree.unflatten(tree, leaves)
                 now = Snapshot(problem, problem.state0, rate, jnp.zeros((), jnp.int32))
                 return _columns(name, _first_value(name, recorder, now), now.y.dtype)
 
-            columns = jax.eval_shape(trace, problem, learning_rate)
+            columns = jax.eval_shape(trace, leaves, learning_rate)
             for column in columns:
                 if column in found or column in RESERVED:
                     raise ValueError(f"record: the column {column!r} is there already; {name!r} needs another name")
@@ -447,6 +450,8 @@ def _check_own(name, recorder, own):
 def _columns(name, value, dtype):
     """Scalars make one column, vectors numbered ones; a dictionary names its own."""
     if isinstance(value, dict):
+        if not all(isinstance(key, str) for key in value):
+            raise TypeError(f"record: the columns of {name!r} must have names; got {list(value)}")
         return {column: one for key, part in value.items() for column, one in _columns(key, part, dtype).items()}
     if isinstance(value, tuple | list) or value is None or isinstance(value, str):
         raise TypeError(f"record: {name!r} must give a number or a vector; got {type(value).__name__}")
