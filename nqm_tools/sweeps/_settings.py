@@ -186,21 +186,25 @@ class Sweep:
             for network in self.network:
                 for seed in self.seeds:
                     for model in self.models:
-                        settings = {
-                            "data": data,
-                            "files": files,
-                            "network": network,
-                            "model": model,
-                            "seed": seed,
-                            "unit": self.unit,
-                            "training": self.training,
-                            "precision": str(jnp.zeros(0).dtype),
-                        }
-                        if modules := checksums(settings):
-                            settings["modules"] = modules
-                        keys = tuple(_hash(settings | {"learning_rate": rate}) for rate in self.learning_rates)
-                        groups.append(Group(settings, self.learning_rates, keys, self.folder if modules else ""))
+                        groups.append(self.group(data, files, network, model, seed))
         return groups
+
+    def group(self, data, files, network, model, seed):
+        """The :class:`Group` of one place of the grid; ``files`` are the checksums of the data set's files."""
+        settings = {
+            "data": data,
+            "files": files,
+            "network": network,
+            "model": model,
+            "seed": seed,
+            "unit": self.unit,
+            "training": self.training,
+            "precision": str(jnp.zeros(0).dtype),
+        }
+        if modules := checksums(settings):
+            settings["modules"] = modules
+        keys = tuple(_hash(settings | {"learning_rate": rate}) for rate in self.learning_rates)
+        return Group(settings, self.learning_rates, keys, self.folder if modules else "")
 
 
 def load_data(settings, seed):

@@ -1,0 +1,52 @@
+"""The keys of all recorded runs, recomputed from what their files say, without data."""
+
+import pathlib
+
+import pytest
+
+from nqm_tools import sweeps
+from nqm_tools.store import Store
+
+STORES = sorted(path for path in (pathlib.Path(__file__).parents[1] / "data" / "results").iterdir() if path.is_dir())
+
+
+def group_of(settings, rates):
+    """The group that today's code makes of the settings that a file has."""
+    sweep = sweeps.Sweep(
+        data=settings["data"],
+        network=settings["network"],
+        models=[settings["model"]],
+        seeds=[settings["seed"]],
+        unit=settings["unit"],
+        learning_rates=rates,
+        **settings["training"],
+    )
+    return sweep.group(sweep.data[0], settings["files"], sweep.network[0], settings["model"], settings["seed"])
+
+
+@pytest.mark.parametrize("folder", STORES, ids=lambda path: path.name)
+def test_every_recorded_run_is_found_by_its_key(folder):
+    checked = 0
+    for file in Store(folder, create=False)._files(tables=True):
+        settings = file.provenance["settings"]
+        rows = file.table.select(["key", "learning_rate_ratio", "learning_rate"]).to_pylist()
+        column = "learning_rate_ratio" if settings["unit"] == "critical" else "learning_rate"
+        group = group_of(settings, [row[column] for row in rows])
+        assert group.settings == settings
+        assert group.keys == tuple(row["key"] for row in rows)
+        checked += len(rows)
+    assert checked > 0
+
+
+def test_all_of_them_are_checked():
+    assert sum(len(sweeps.load(folder)) for folder in STORES) >= 3081
+
+
+def test_a_new_setting_enters_a_key_only_where_it_is_not_the_default():
+    plain = {"data": {"name": "single_example", "dimension": 3}, "network": {"name": "two_layer_fc", "width": 4}}
+    plain |= {"learning_rates": [1.0], "steps": 5}
+    (key,) = sweeps.Sweep(**plain, models=["f"]).groups()[0].keys
+    default = {"nesterov": False, "batches": "epochs", "optimizer": None}
+    assert sweeps.Sweep(**plain, **default, models=["f"]).groups()[0].keys == (key,)
+    for change in ({"nesterov": True, "momentum": 0.5}, {"batches": "iid", "batch_size": 1}, {"record": ["trace"]}):
+        assert sweeps.Sweep(**plain, **change, models=["f"]).groups()[0].keys != (key,)
