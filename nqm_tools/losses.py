@@ -114,7 +114,9 @@ def _classes(y, k):
             raise ValueError(f"targets of 'cross_entropy' must be whole numbers from 0 to {k - 1}; got {_others(y, k)}")
         return np.eye(k, dtype=y.dtype)[y[:, 0].astype(int)], f"numbers of classes, 0 to {k - 1}"
     if (y < 0).any() or not np.allclose(y.sum(axis=1), 1, atol=1e-5):
-        raise ValueError("rows of targets of 'cross_entropy' must be classes as 0 and 1, or probabilities that add to 1")
+        raise ValueError(
+            "rows of targets of 'cross_entropy' must be classes as 0 and 1, or probabilities that add to 1"
+        )
     return y, None
 
 
@@ -152,7 +154,9 @@ LOSSES = {
     for loss in (
         _squared("half_sum", 0.5, mean=False),
         _squared("mse", 1.0, mean=True),
-        Loss("cross_entropy", _cross_entropy_value, _cross_entropy_gradient, _cross_entropy_curvature, targets=_classes),
+        Loss(
+            "cross_entropy", _cross_entropy_value, _cross_entropy_gradient, _cross_entropy_curvature, targets=_classes
+        ),
         Loss("logistic", _logistic_value, _logistic_gradient, _logistic_curvature, targets=_signs),
     )
 }
@@ -173,7 +177,9 @@ def find(loss):
     if callable(loss):
         return Loss(getattr(loss, "__name__", type(loss).__name__), loss)
     error = ValueError if isinstance(loss, str) else TypeError
-    raise error(f"loss must be one of {', '.join(map(repr, LOSSES))}, or a function (prediction, y) -> (n,); got {loss!r}")
+    raise error(
+        f"loss must be one of {', '.join(map(repr, LOSSES))}, or a function (prediction, y) -> (n,); got {loss!r}"
+    )
 
 
 def check_loss(loss, n, k, dtype):

@@ -73,7 +73,9 @@ def test_a_new_quantity_is_a_function_of_the_snapshot(x64, name):
     ]  # fmt: skip
     norm = np.sqrt(sum(float(jnp.sum(w**2)) for w in jax.tree.leaves(run.params)))
     assert run.frame["weight norm"].iloc[-1] == pytest.approx(norm, rel=1e-12)
-    assert run.frame["first_2"].iloc[-1] == pytest.approx(float(expansions.as_model(model)(run.params, data.x_train)[1, 0]))
+    assert run.frame["first_2"].iloc[-1] == pytest.approx(
+        float(expansions.as_model(model)(run.params, data.x_train)[1, 0])
+    )
     assert run.frame["rate"].tolist() == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
     assert nqm.plotting.loss_curves(run.frame, column="weight norm") is not None
 
@@ -256,7 +258,12 @@ def test_numbers_of_classes_and_zero_one_labels_are_taken_and_said(x64):
         net, nqm.Data("own", data.x_train, jnp.eye(3)), learning_rate=0.1, steps=5, params=params, loss="cross_entropy"
     )
     numbers = nqm.train(
-        net, nqm.Data("own", data.x_train, np.arange(3)), learning_rate=0.1, steps=5, params=params, loss="cross_entropy"
+        net,
+        nqm.Data("own", data.x_train, np.arange(3)),
+        learning_rate=0.1,
+        steps=5,
+        params=params,
+        loss="cross_entropy",
     )
     np.testing.assert_array_equal(one_hot.losses, numbers.losses)
     assert numbers.settings["data"]["targets"] == "numbers of classes, 0 to 2"
@@ -327,7 +334,9 @@ def test_a_new_architecture_in_a_sweep(tmp_path, module):
         def make(n, seed):
             return nqm.datasets.load("digits", n_train=n, n_test=5, seed=seed)
     """)
-    frame = run(tmp_path, network={"name": f"{name}:narrow", "width": 8}, data={"name": f"{name}:make", "n": 9}, seeds=2)
+    frame = run(
+        tmp_path, network={"name": f"{name}:narrow", "width": 8}, data={"name": f"{name}:make", "n": 9}, seeds=2
+    )
     assert set(frame["network"]) == {f"{name}:narrow"}
     assert frame["final_loss"].nunique() == 6
     with pytest.raises(ValueError, match="the module 'my_own' has no 'broad'"):
@@ -352,7 +361,9 @@ def test_a_new_closed_form_is_one_function(x64, monkeypatch, tmp_path):
         return cls(model.f) if type(model) is expansions.FunctionModel and rule.linear else None
 
     net, params, data = problem()
-    run_of = {name: nqm.train(m, data, learning_rate=0.1, steps=3, params=params) for name, m in models(net, params).items()}
+    run_of = {
+        name: nqm.train(m, data, learning_rate=0.1, steps=3, params=params) for name, m in models(net, params).items()
+    }
     assert run_of["f"].settings["form"] == "a form of the user's"
     assert run_of["f_quad"].settings["form"] == "two layers"
     adam = nqm.train(net, data, learning_rate=0.1, steps=3, params=params, optimizer=optax.adam)
@@ -384,7 +395,9 @@ RULES = {
 def test_closed_forms_are_exact_for_rules_that_are_linear_in_the_gradients(x64, monkeypatch, name, rule):
     net, params, data = problem(n=3, d=5, width=60)
     options = dict(RULES[rule])
-    eta = nqm.critical_learning_rate(nqm.empirical_ntk(net, params, data.x_train), momentum=options.get("momentum", 0.0))
+    eta = nqm.critical_learning_rate(
+        nqm.empirical_ntk(net, params, data.x_train), momentum=options.get("momentum", 0.0)
+    )
     rate = eta * (0.9 if name == "f_lin" else 1.2)
     if options.pop("schedule", False):
         rate = lambda step, rate=rate: rate * schedule(step)  # noqa: E731
@@ -460,7 +473,11 @@ def test_a_list_of_rates_gives_a_list_of_runs():
         ({"batches": "shuffled"}, ValueError, "batches must be one of 'epochs', 'iid'"),
         ({"learning_rate": lambda step: -1.0}, ValueError, "a finite number that is not negative"),
         ({"learning_rate": lambda step: 1 if step > 3 else 2}, ValueError, "must be JAX-traceable"),
-        ({"loss": lambda p, y: (p - y) ** 2}, ValueError, r"must give one number an example, shape \(6,\); got \(6, 1\)"),
+        (
+            {"loss": lambda p, y: (p - y) ** 2},
+            ValueError,
+            r"must give one number an example, shape \(6,\); got \(6, 1\)",
+        ),
         ({"loss": 3}, TypeError, "loss must be one of"),
         ({"start": 3}, TypeError, "start must be a Run"),
     ],

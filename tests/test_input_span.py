@@ -80,7 +80,10 @@ def test_repeated_inputs_have_a_span_too(x64):
     x = np.concatenate([data.x_train, data.x_train[:2]])
     twice = nqm.Data("own", x, np.ones(6))
     fast = nqm.train(net, twice, learning_rate=0.1, steps=20, params=params)
-    assert isinstance(closed_forms.bind(nqm.expansions.FunctionModel(net), jnp.asarray(x), params, GradientDescent()), input_span.SpanModel)
+    assert isinstance(
+        closed_forms.bind(nqm.expansions.FunctionModel(net), jnp.asarray(x), params, GradientDescent()),
+        input_span.SpanModel,
+    )
     weights = np.array([2.0, 2, 1, 1]) / 6
     residuals = net(fast.params, data.x_train)[:, 0] - 1
     assert float(weights @ residuals**2) == pytest.approx(fast.losses[-1], rel=1e-9)

@@ -84,7 +84,8 @@ def test_kernels_are_symmetric_and_positive(seed, outputs):
 @pytest.mark.parametrize("dense_rows", [1024, 0], ids=["dense", "matrix_free"])
 @pytest.mark.parametrize("outputs", [1, 2])
 def test_top_eigenpairs_are_those_of_the_kernel(x64, monkeypatch, dense_rows, outputs):
-    monkeypatch.setattr(kernels, "DENSE_ROWS", dense_rows)
+    for module in (kernels, nqm.curvature):
+        monkeypatch.setattr(module, "DENSE_ROWS", dense_rows)
     net, _, params, x, _ = problem(n=9, outputs=outputs)
     matrix = np.asarray(kernels.kernel_matrix(nqm.empirical_ntk(net, params, x)))
     values, vectors = nqm.top_eigenpairs(net, params, x, 3)
@@ -121,7 +122,7 @@ def test_critical_learning_rate_of_several_outputs_counts_examples_once():
     np.testing.assert_allclose(nqm.critical_learning_rate(kernel, "mse"), 2 / 12)
 
 
-@pytest.mark.parametrize("loss", ("half_sum", "mse"))
+@pytest.mark.parametrize("loss", ["half_sum", "mse"])
 @pytest.mark.parametrize("outputs", [1, 2])
 def test_the_linear_model_converges_just_below_and_diverges_just_above(x64, loss, outputs):
     net, params0, _, x, y = problem(outputs=outputs)
@@ -136,9 +137,10 @@ def test_the_linear_model_converges_just_below_and_diverges_just_above(x64, loss
 
 @pytest.mark.parametrize("dense_rows", [1024, 0], ids=["dense", "matrix_free"])
 @pytest.mark.parametrize("options", NETWORKS.values(), ids=NETWORKS)
-@pytest.mark.parametrize("loss", ("half_sum", "mse"))
+@pytest.mark.parametrize("loss", ["half_sum", "mse"])
 def test_sharpness_is_the_largest_eigenvalue_of_the_hessian(x64, monkeypatch, dense_rows, options, loss):
-    monkeypatch.setattr(kernels, "DENSE_ROWS", dense_rows)
+    for module in (kernels, nqm.curvature):
+        monkeypatch.setattr(module, "DENSE_ROWS", dense_rows)
     net, _, params, x, y = problem(**options)
     flat, unravel = ravel_pytree(params)
 
@@ -287,7 +289,11 @@ def test_impossible_numbers_of_eigenpairs_are_refused(k, error):
         (np.empty((0, 0)), {}, "non-empty"),
         (np.full((2, 2), np.nan), {}, "NaN"),
         (np.array([[1.0, 2.0], [0.0, 1.0]]), {}, "symmetric"),
-        (np.eye(2), {"loss": "cross_entropy"}, "loss 'cross_entropy' has no fixed critical learning rate.*gauss_newton_sharpness"),
+        (
+            np.eye(2),
+            {"loss": "cross_entropy"},
+            "loss 'cross_entropy' has no fixed critical learning rate.*gauss_newton_sharpness",
+        ),
         (np.eye(2), {"k": 3}, "k must be at most the number of eigenvalues, 2; got 3"),
         (np.eye(2), {"k": 0}, "k must be a whole number >= 1; got 0"),
     ],

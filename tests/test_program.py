@@ -1,4 +1,4 @@
-"""What a function does counts, not which object it is: changed globals, attributes and closures; memory; compilations."""
+"""What a function does counts, not which object it is: changed globals, attributes, closures; memory; compilations."""
 
 import gc
 import types

@@ -9,8 +9,8 @@ import pytest
 
 import nqm_tools as nqm
 from nqm_tools.closed_forms import two_layer_conv
-from nqm_tools.training import GradientDescent
 from nqm_tools.expansions import FunctionModel
+from nqm_tools.training import GradientDescent
 
 TRAIN, TEST = slice(0, 7), slice(7, 11)
 

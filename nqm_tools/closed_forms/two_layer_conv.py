@@ -148,7 +148,9 @@ class AverageQuadratic(AverageModel):
 
         def moments(image):
             patches = _patches(image)
-            return (patches[:, i] * patches[:, j]).T @ slope_of_slope(self.activation, patches @ filters0) / len(patches)
+            return (
+                (patches[:, i] * patches[:, j]).T @ slope_of_slope(self.activation, patches @ filters0) / len(patches)
+            )
 
         return _over_examples(moments, images, filters0)
 

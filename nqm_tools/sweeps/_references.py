@@ -28,8 +28,7 @@ def _reference_to(what, function):
         found = getattr(found, part, None)
     if found is not function:
         raise ValueError(
-            f"{what} must be a function that a module has by name, so that workers can import it and a key can name it; "
-            f"got {function!r}"
+            f"{what} must be a function that a module has by name, so that workers can import it; got {function!r}"
         )
     return f"{module}:{name}"
 

@@ -70,12 +70,13 @@ class Sweep:
         ``seed`` if it takes one, and gives a :class:`nqm_tools.Data`.
     network : dict or list of dict
         ``name`` (``two_layer_fc``, ``deep_fc``, ``two_layer_cnn``; ``diagonal_quadratic`` for
-        :func:`nqm_tools.quadratic.diagonal`) and its arguments. Each seed draws its own start. A function of yours gives
-        a :class:`nqm_tools.Network`, or another ``f(params, x)`` with ``init(key, input_shape) -> params``.
+        :func:`nqm_tools.quadratic.diagonal`) and its arguments. Each seed draws its own start. A function of yours
+        gives a :class:`nqm_tools.Network`, or another ``f(params, x)`` with ``init(key, input_shape) -> params``.
     learning_rates : list of float
     unit : {"critical", "absolute"}
         Whether the rates are in units of each run's own critical learning rate ``2/lambda_1`` (for the named loss, at
-        the start, without momentum; for a loss of changing curvature 2 over the Gauss-Newton sharpness), or as they are.
+        the start, without momentum; for a loss of changing curvature 2 over the Gauss-Newton sharpness), or as they
+        are.
     models : list of {"f", "f_lin", "f_quad"}
     seeds : int or list of int
         How many, from 0, or which.
@@ -102,7 +103,16 @@ class Sweep:
     folder: str
 
     def __init__(
-        self, *, data, network, learning_rates, unit="critical", models=tuple(MODELS), seeds=(0,), name="sweep", **training
+        self,
+        *,
+        data,
+        network,
+        learning_rates,
+        unit="critical",
+        models=tuple(MODELS),
+        seeds=(0,),
+        name="sweep",
+        **training,
     ):
         if not isinstance(name, str):
             raise TypeError(f"name must be text; got {name!r}")
@@ -113,7 +123,9 @@ class Sweep:
             "name": name,
             "data": _listed("data", data, lambda what, value: _complete(what, value, DATASETS)),
             "network": _listed("network", network, lambda what, value: _complete(what, value, NETWORKS)),
-            "models": _listed("models", models, lambda what, value: check_choice(f"each of {what}", value, tuple(MODELS))),
+            "models": _listed(
+                "models", models, lambda what, value: check_choice(f"each of {what}", value, tuple(MODELS))
+            ),
             "learning_rates": _listed(
                 "learning_rates", learning_rates, lambda what, value: check_rate(f"each of {what}", value)
             ),
@@ -269,7 +281,8 @@ def _plain_training(training):
     # What is imported when the sweep runs is checked then; a stand-in takes its place here.
     stand_ins = {"loss": _stand_in, "optimizer": lambda rate: _Stateless}
     checked = {
-        name: stand_ins[name] if name in stand_ins and is_reference(value) else value for name, value in training.items()
+        name: stand_ins[name] if name in stand_ins and is_reference(value) else value
+        for name, value in training.items()
     }
     method = Method(**checked, record=record if not isinstance(entries, list | tuple | set) else named)
     plain = method.settings | {"record": [*method.recording.names, *own]}

@@ -260,7 +260,7 @@ def _largest(schedule, steps, first):
         values = np.asarray(Fresh(jax.vmap(schedule))(looked_at), dtype=float)
     except Exception as error:
         raise ValueError(
-            "learning_rate as a function of the step must be JAX-traceable (jnp.where for if), step -> rate; it failed: "
+            "learning_rate as a function of the step must be JAX-traceable (jnp.where for if); it failed: "
             f"{type(error).__name__}: {error}"
         ) from error
     if values.shape != looked_at.shape or not np.isfinite(values).all() or (values < 0).any():
@@ -268,4 +268,3 @@ def _largest(schedule, steps, first):
     if values.max() == 0:
         raise ValueError("learning_rate as a function of the step is zero at every step")
     return float(values.max())
-

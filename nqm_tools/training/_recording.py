@@ -458,7 +458,9 @@ def _columns(name, value, dtype):
     array = jnp.asarray(value)
     numeric = jnp.issubdtype(array.dtype, jnp.number) or array.dtype == bool
     if not numeric or jnp.issubdtype(array.dtype, jnp.complexfloating) or array.ndim > 1:
-        raise TypeError(f"record: {name!r} must give a real number or a vector; got {array.dtype} of shape {array.shape}")
+        raise TypeError(
+            f"record: {name!r} must give a real number or a vector; got {array.dtype} of shape {array.shape}"
+        )
     array = array.astype(dtype)
     if array.ndim == 0:
         return {name: array}

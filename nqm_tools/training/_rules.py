@@ -1,8 +1,8 @@
 """Step rules: how a gradient moves what is trained.
 
-``init(state, rate)`` makes the memory (a velocity, an optimiser's state), ``update(gradient, memory, state, rate)`` gives
-the next state and memory. ``linear`` tells that the steps are linear in all gradients so far, so that closed forms in
-other coordinates are exact (:mod:`nqm_tools.closed_forms`).
+``init(state, rate)`` makes the memory (a velocity, an optimiser's state), ``update(gradient, memory, state, rate)``
+gives the next state and memory. ``linear`` tells that the steps are linear in all gradients so far, so that closed
+forms in other coordinates are exact (:mod:`nqm_tools.closed_forms`).
 """
 
 from collections.abc import Callable

@@ -51,12 +51,12 @@ def train(
     steps : int
         Number of parameter updates.
     batch_size : int, optional
-        None is gradient descent on all examples. Otherwise each step takes so many; the mini-batch loss is the mean (or,
-        for ``half_sum``, the sum) over the batch.
+        None is gradient descent on all examples. Otherwise each step takes so many; the mini-batch loss is the mean
+        (or, for ``half_sum``, the sum) over the batch.
     batches : {"epochs", "iid"}
         ``epochs``: each step takes the next examples of a shuffled epoch; what does not fill a batch at an epoch's end
-        waits for the next shuffle. ``iid``: each step draws its examples anew, without replacement, independently of all
-        other steps.
+        waits for the next shuffle. ``iid``: each step draws its examples anew, without replacement, independently of
+        all other steps.
     momentum : float
         Heavy-ball momentum in [0, 1): ``v <- momentum v - learning_rate grad``, ``params <- params + v``. Under a
         schedule this differs from ``optax.sgd``, which has the rate outside the velocity.
@@ -65,8 +65,8 @@ def train(
     optimizer : callable, optional
         ``rate -> optax.GradientTransformation``, such as ``optax.adam``; trains in all coordinates of the parameters.
     loss : str, callable or Loss
-        ``"mse"``, ``(1/n) sum r^2``, or ``"half_sum"``, ``1/2 sum r^2``, summed over outputs; ``"cross_entropy"`` (k >= 2
-        outputs; targets are numbers of classes, or one-hot) and ``"logistic"`` (one output; targets ±1, or 0 and 1),
+        ``"mse"``, ``(1/n) sum r^2``, or ``"half_sum"``, ``1/2 sum r^2``, summed over outputs; ``"cross_entropy"`` (k >=
+        2 outputs; targets are numbers of classes, or one-hot) and ``"logistic"`` (one output; targets ±1, or 0 and 1),
         averaged over examples; a function ``(prediction, y) -> (n,)``, averaged over examples; or an
         :class:`nqm_tools.losses.Loss`.
     params : pytree, optional
@@ -80,25 +80,25 @@ def train(
         - ``test_loss``, ``test_accuracy`` (the share of test examples whose sign, side of 1/2 for labels 0 and 1, or
           largest output is right; NaN if the targets are no labels), ``distance`` (Euclidean, from where the run
           started), ``weight_norm``;
-        - ``lambda_1`` to ``lambda_8`` and ``trace``: largest eigenvalues and trace of the tangent kernel K on the training
-          inputs; ``projection_1`` to ``projection_8`` of the residual r on their unit eigenvectors p_i, whose sums are
-          not negative;
-        - ``R_f`` and ``R_K``: the corrections along p_1 of the step of plain gradient descent from here, ``p_1^T R_f p_1``
-          and ``p_1^T R_K p_1`` (see :func:`nqm_tools.kernel_step`; figures 6 and 7 of Zhu et al. 2024). For a model that
-          is not quadratic ``R_f`` is ``<p_1, r(t+1)>/<p_1, r(t)> - 1 + eta lambda_1``;
+        - ``lambda_1`` to ``lambda_8`` and ``trace``: largest eigenvalues and trace of the tangent kernel K on the
+          training inputs; ``projection_1`` to ``projection_8`` of the residual r on their unit eigenvectors p_i, whose
+          sums are not negative;
+        - ``R_f`` and ``R_K``: the corrections along p_1 of the step of plain gradient descent from here, ``p_1^T R_f
+          p_1`` and ``p_1^T R_K p_1`` (see :func:`nqm_tools.kernel_step`; figures 6 and 7 of Zhu et al. 2024). For a
+          model that is not quadratic ``R_f`` is ``<p_1, r(t+1)>/<p_1, r(t)> - 1 + eta lambda_1``;
         - ``sharpness``: the top eigenvalue of the training loss's Hessian by six products a row, and in the column
           ``sharpness_error`` the norm of its residual (the distance to an eigenvalue is at most that);
         - ``sparsity``, and ``sparsity_1``, ...: the share of hidden pre-activations that are not positive, over the
           training inputs, of the package's networks, and by layer.
 
-        Functions of your own: ``{"name": function}``, where ``function(now)`` gets a :class:`nqm_tools.training.Snapshot`
-        and gives a number (a column) or a vector (columns ``name_1``, ...), JAX-traceable; or a
-        :class:`nqm_tools.training.Recorder`.
+        Functions of your own: ``{"name": function}``, where ``function(now)`` gets a
+        :class:`nqm_tools.training.Snapshot` and gives a number (a column) or a vector (columns ``name_1``, ...),
+        JAX-traceable; or a :class:`nqm_tools.training.Recorder`.
     record_every : int
         Rows of the frame: the first step, every ``record_every``-th, and the last.
     seed : int, optional
-        For the order of mini-batches, and for a network's parameters when ``params`` is not given; by default 0, or that
-        of ``start``.
+        For the order of mini-batches, and for a network's parameters when ``params`` is not given; by default 0, or
+        that of ``start``.
     progress : bool, optional
         A progress bar: yes, no, or (None) in a terminal or notebook, if the run takes more than three seconds.
 
@@ -106,8 +106,9 @@ def train(
     -------
     Run or list of Run
         ``.frame``, ``.losses`` (training loss of every step), ``.params``, ``.regime``, ``.save(path)``;
-        ``.settings["form"]`` says what was trained in the parameters' place (:mod:`nqm_tools.closed_forms`). A run whose
-        loss is no longer finite stops there; an interrupted one (Ctrl-C) returns what it has; ``.stopped`` says so.
+        ``.settings["form"]`` says what was trained in the parameters' place (:mod:`nqm_tools.closed_forms`). A run
+        whose loss is no longer finite stops there; an interrupted one (Ctrl-C) returns what it has; ``.stopped`` says
+        so.
 
     Raises
     ------
