@@ -219,8 +219,8 @@ class _Key:
 
 
 def _value(value):
-    """Something hashable that is equal for equal parameters of an operation only; ``1``, ``1.0`` and ``True``
-    differ.""" if isinstance(value, dict):
+    """Something hashable that is equal for equal parameters only; ``1``, ``1.0`` and ``True`` differ."""
+    if isinstance(value, dict):
         return tuple((name, _value(value[name])) for name in sorted(value, key=str))
     if isinstance(value, tuple | list):
         return type(value), tuple(map(_value, value))
