@@ -25,9 +25,12 @@ _PUSHED = {"NONE", "NEWTRUE", "NEWFALSE", "INT", "BININT", "BININT1", "BININT2",
 _PUSHED |= {"FLOAT", "BINFLOAT", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"}
 _PUSHED |= {"BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"}
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
-_BYTE_STRINGS = {"STRING", "BINSTRING", "SHORT_BINSTRING"}  # Python 2's str
+_BYTE_STRINGS = {"BINSTRING", "SHORT_BINSTRING"}  # Python 2's str
 _PUTS, _GETS = {"PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"}, {"GET", "BINGET", "LONG_BINGET"}
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+_BUILT = {"MARK", *_TUPLES, "TUPLE", "EMPTY_TUPLE", "EMPTY_LIST", "EMPTY_DICT", "LIST", "DICT", "APPEND", "APPENDS"}
+_BUILT |= {"SETITEM", "SETITEMS", "STACK_GLOBAL", "REDUCE", "BUILD"}
+_READ = {*_PUSHED, *_BYTE_STRINGS, *_PUTS, *_GETS, *_BUILT, "GLOBAL", "PROTO", "FRAME", "STOP"}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -61,10 +64,17 @@ def read(content):
     stream = io.BytesIO(content)
     stack, memo, before = [], {}, None
     protocol = 1  # of pickles that name none, 0 and 1 need not be told apart
-    for opcode, argument, position in pickletools.genops(stream):
+    while True:
+        position = stream.tell()
+        opcode = pickletools.code2op.get(stream.read(1).decode("latin-1"))
+        if opcode is None:
+            raise ValueError(f"the pickle has no instruction at byte {position}")
         name = opcode.name
+        if name not in _READ:
+            raise ValueError(f"the pickle uses {name}, which no data needs")
         if opcode.proto > protocol and name != "PROTO":
             raise ValueError(f"the pickle is of protocol {protocol}, where {name} is not known")
+        argument = opcode.arg.reader(stream) if opcode.arg else None
         if name in _PUSHED:
             stack.append(_CONSTANTS.get(name, argument))
         elif name in _BYTE_STRINGS:
@@ -124,9 +134,6 @@ def _build(name, stack):
         if _expect(stack[-1], _Made).state is not None:
             raise ValueError("the pickle sets one thing twice")
         stack[-1].state = state
-    else:
-        raise ValueError(f"the pickle uses {name}, which no data needs")
-
 
 def _name(text):
     if text not in NAMES:
