@@ -74,7 +74,7 @@ def read(content):
             raise ValueError(f"the pickle uses {name}, which no data needs")
         if opcode.proto > protocol and name != "PROTO":
             raise ValueError(f"the pickle is of protocol {protocol}, where {name} is not known")
-        argument = opcode.arg.reader(stream) if opcode.arg else None
+        argument = _argument(opcode, stream)
         if name in _PUSHED:
             stack.append(_CONSTANTS.get(name, argument))
         elif name in _BYTE_STRINGS:
@@ -99,6 +99,12 @@ def read(content):
     if len(stack) != 1 or stack[0] is _MARK or stream.read(1):
         raise ValueError("the pickle does not end with its value")
     return stack[0]
+
+
+def _argument(opcode, stream):
+    if opcode.name == "GLOBAL":  # two lines as they are, where pickletools looks for escapes and warns of unknown ones
+        return " ".join(stream.readline().decode("ascii").rstrip("\n") for _ in range(2))
+    return opcode.arg.reader(stream) if opcode.arg else None
 
 
 def _build(name, stack):
