@@ -3,6 +3,7 @@
 import hashlib
 import os
 import pathlib
+import re
 import warnings
 from typing import NamedTuple
 
@@ -10,12 +11,34 @@ DATA_DIR_VARIABLE = "NQM_DATA_DIR"
 CACHE_DIR_VARIABLE = "NQM_CACHE_DIR"
 
 
+class Form(NamedTuple):
+    """A shape in which people have a published file. ``path`` is where it lies under a data folder.
+
+    ``md5`` is that of the published content in this shape, or None if it is not known. With ``members``, it is a
+    folder, and its checksum is that of the lines that ``md5sum`` writes of those files whose names match.
+    """
+
+    path: str
+    md5: str | None
+    members: str | None = None
+
+
 class Source(NamedTuple):
-    """A published file. ``path`` is where it lies under a data folder; ``md5`` is as published, or None."""
+    """A published file: its name under a data folder, its address, and its checksum if one is published.
+
+    ``others`` are further shapes of the same content, best first. All of them count as one file, under the name and
+    the checksum ``known_as``; by default those of the published file.
+    """
 
     path: str
     url: str
     md5: str | None
+    others: tuple[Form, ...] = ()
+    known_as: tuple[str, str] | None = None
+
+    @property
+    def forms(self):
+        return (Form(self.path, self.md5), *self.others)
 
 
 class Found(NamedTuple):
@@ -26,29 +49,72 @@ class Found(NamedTuple):
     as_published: bool | None
 
 
+def _md5_of_list(checksums):
+    """Of what ``md5sum`` writes of files {name: checksum}."""
+    lines = "".join(f"{checksums[name]}  {name}\n" for name in sorted(checksums))
+    return hashlib.md5(lines.encode()).hexdigest()
+
+
+_CIFAR = "https://www.cs.toronto.edu/~kriz/"
+_CIFAR_PYTHON = ("cifar-10-python.tar.gz", "c58f30108f718f92721af3b95e74349a")
+# Of the Python archive's members, as torchvision lists them.
+_CIFAR_BATCHES = {
+    "data_batch_1": "c99cafc152244af753f735de768cd75f",
+    "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+    "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+    "data_batch_4": "634d18415352ddfa80567beed471001a",
+    "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+    "test_batch": "40351d587109b95175f43aff81a1287e",
+}
 _MNIST = "https://ossci-datasets.s3.amazonaws.com/mnist/"
 _SVHN = "http://ufldl.stanford.edu/housenumbers/"
 _AG_NEWS = "https://raw.githubusercontent.com/mhjabreel/CharCnn_Keras/master/data/ag_news_csv/"
+_FSDD = "free-spoken-digit-dataset"
+
+
+def _mnist_source(name, gzipped, unpacked):
+    """``unpacked`` is the MD5 of the file in the archive; some unpackers write a dot for the name's second dash."""
+    dotted = name.replace("-idx", ".idx")
+    names = ((f"{name}.gz", gzipped), (f"{dotted}.gz", gzipped), (name, unpacked), (dotted, unpacked))
+    places = ("mnist", "MNIST/raw", "raw", "MNIST")  # MNIST/raw is torchvision's
+    others = tuple(Form(f"{place}/{file}", md5) for place in places for file, md5 in names)
+    return Source(others[0].path, f"{_MNIST}{name}.gz", gzipped, others[1:])
+
 
 SOURCES = {
     "cifar2": (
+        # The publisher's binary version: it needs no reader of pickles.
         Source(
-            "cifar-10-python.tar.gz",
-            "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
-            "c58f30108f718f92721af3b95e74349a",
+            "cifar-10-binary.tar.gz",
+            f"{_CIFAR}cifar-10-binary.tar.gz",
+            "c32a1d4ab5d03f1284b67883e8d87530",
+            (
+                Form(*_CIFAR_PYTHON),
+                Form("cifar-10-binary.tar", None),
+                Form("cifar-10-python.tar", None),
+                *(
+                    Form(f"{unpacked}cifar-10-batches-{kind}", md5, members)
+                    for kind, md5, members, unpackers in (
+                        ("bin", None, r"(data_batch_\d|test_batch)\.bin", ("", "cifar-10-binary/")),
+                        ("py", _md5_of_list(_CIFAR_BATCHES), r"data_batch_\d|test_batch", ("", "cifar-10-python/")),
+                    )
+                    for unpacked in unpackers
+                ),
+            ),
+            _CIFAR_PYTHON,  # which came first: results are known by it
         ),
     ),
     "mnist": tuple(
-        Source(f"mnist/{name}", _MNIST + name, md5)
-        for name, md5 in (
-            ("train-images-idx3-ubyte.gz", "f68b3c2dcbeaaa9fbdd348bbdeb94873"),
-            ("train-labels-idx1-ubyte.gz", "d53e105ee54ea40749a09fcbcd1e9432"),
-            ("t10k-images-idx3-ubyte.gz", "9fb629c4189551a2d022fa330f9573f3"),
-            ("t10k-labels-idx1-ubyte.gz", "ec29112dd5afa0611ce80d1b7f02629c"),
+        _mnist_source(*file)
+        for file in (
+            ("train-images-idx3-ubyte", "f68b3c2dcbeaaa9fbdd348bbdeb94873", "6bbc9ace898e44ae57da46a324031adb"),
+            ("train-labels-idx1-ubyte", "d53e105ee54ea40749a09fcbcd1e9432", "a25bea736e30d166cdddb491f175f624"),
+            ("t10k-images-idx3-ubyte", "9fb629c4189551a2d022fa330f9573f3", "2646ac647ad5339dbf082846283269ea"),
+            ("t10k-labels-idx1-ubyte", "ec29112dd5afa0611ce80d1b7f02629c", "27ae3e4e09519cfbb04c329615203637"),
         )
     ),
     "svhn2": tuple(
-        Source(f"svhn/{name}", _SVHN + name, md5)
+        Source(f"svhn/{name}", _SVHN + name, md5, (Form(f"SVHN/{name}", md5),))
         for name, md5 in (
             ("train_32x32.mat", "e26dedcc434d2e4c54c9b2d4a06d8373"),
             ("test_32x32.mat", "eb5a983be6a315427106f1b164d9cef3"),
@@ -56,13 +122,22 @@ SOURCES = {
     ),
     "fsdd": (
         Source(
-            "free-spoken-digit-dataset-1.0.10.zip",
-            "https://github.com/Jakobovski/free-spoken-digit-dataset/archive/refs/tags/v1.0.10.zip",
+            f"{_FSDD}-1.0.10.zip",
+            f"https://github.com/Jakobovski/{_FSDD}/archive/refs/tags/v1.0.10.zip",
             None,
+            tuple(
+                Form(f"{folder}/recordings", None, r"\d_\w+_\d+\.wav")
+                for folder in (f"{_FSDD}-1.0.10", f"{_FSDD}-1.0.10/{_FSDD}-1.0.10", _FSDD)
+            ),
         ),
     ),
     "ag_news": tuple(
-        Source(f"ag_news_csv/{name}", _AG_NEWS + name, md5)
+        Source(
+            f"ag_news_csv/{name}",
+            _AG_NEWS + name,
+            md5,
+            tuple(Form(f"{place}/{name}", md5) for place in ("AG_NEWS", "ag_news")),  # the first is torchtext's
+        )
         for name, md5 in (
             ("train.csv", "b1a00f826fdfbd249f79597b59e1dc12"),
             ("test.csv", "d52ea96a97a2d943681189a97654912d"),
@@ -71,11 +146,20 @@ SOURCES = {
 }
 
 
+def counted_as(name, md5):
+    """The name and checksum that a file counts under: the same for all shapes of one published content."""
+    for source in (source for group in SOURCES.values() for source in group):
+        for form in source.forms:
+            if form.md5 is not None and (pathlib.PurePosixPath(form.path).name, form.md5) == (name, md5):
+                return source.known_as or (pathlib.PurePosixPath(source.path).name, source.md5)
+    return name, md5
+
+
 def locate(name, root=None, download=True):
     """The files of a data set, in the order of its sources.
 
-    A file in ``root``, or else in the folder that the environment variable ``NQM_DATA_DIR`` names, comes first and is
-    used as it is: never replaced or written beside, with a warning if its checksum is not the published one. Then
+    A file in ``root``, or else in the folder that the environment variable ``NQM_DATA_DIR`` names, comes first, in
+    whichever of its forms it is there, and is used as it is: never replaced or written beside, with a warning if its checksum is not the published one. Then
     the cache; then, if ``download``, the publisher, into the cache.
 
     Raises
@@ -128,32 +212,59 @@ def _user_folders(root):
 
 def _find(source, folders):
     for folder in folders:
-        # As in the cache, or lying flat as a browser saves it.
-        for path in (folder / source.path, folder / pathlib.PurePosixPath(source.path).name):
-            if path.is_file():
-                found = _checked(path, source)
+        for form in source.forms:
+            path = _place(folder, form)
+            if path is not None:
+                found = _checked(path, form)
                 if found.as_published is False:
                     warnings.warn(
-                        f"{path} is not the published file: MD5 {found.md5}, published {source.md5}. It is used as "
+                        f"{path} is not the published file: MD5 {found.md5}, published {form.md5}. It is used as "
                         "it is; results from it say so in their provenance.",
                         stacklevel=4,
                     )
                 return found
-    cached = cache_folder() / source.path
-    if not cached.is_file():
-        return None
-    found = _checked(cached, source)
-    if found.as_published is False:
+    for form in source.forms:
+        cached = cache_folder() / form.path
+        if not _is_there(cached, form):
+            continue
+        found = _checked(cached, form)
+        if found.as_published is not False:
+            return found
         # Nobody puts files here but a download that was checked, so this one was damaged since.
-        warnings.warn(f"{cached} is damaged (MD5 {found.md5}, published {source.md5}) and is not used.", stacklevel=4)
-        return None
-    return found
+        warnings.warn(f"{cached} is damaged (MD5 {found.md5}, published {form.md5}) and is not used.", stacklevel=4)
+    return None
 
 
-def _checked(path, source):
+def _place(folder, form):
+    """Where a form lies in a user's folder, or None."""
+    name = pathlib.PurePosixPath(form.path).name
+    # As in the cache, lying flat as a browser saves it, or in a folder of its name as some unpackers write it.
+    for path in (folder / form.path, folder / name, folder / form.path / name, folder / name / name):
+        if _is_there(path, form):
+            return path
+    return folder if form.members and folder.name == name and _is_there(folder, form) else None
+
+
+def _is_there(path, form):
+    return bool(_members(path, form)) if form.members else path.is_file()
+
+
+def _members(folder, form):
+    files = folder.iterdir() if folder.is_dir() else ()
+    return [path for path in files if re.fullmatch(form.members, path.name, re.ASCII) and path.is_file()]
+
+
+def _checked(path, form):
+    if form.members:
+        md5 = _md5_of_list({member.name: _md5(member) for member in _members(path, form)})
+    else:
+        md5 = _md5(path)
+    return Found(path, md5, None if form.md5 is None else md5 == form.md5)
+
+
+def _md5(path):
     with open(path, "rb") as file:
-        md5 = hashlib.file_digest(file, "md5").hexdigest()
-    return Found(path, md5, None if source.md5 is None else md5 == source.md5)
+        return hashlib.file_digest(file, "md5").hexdigest()
 
 
 def _fetch(source):
@@ -172,4 +283,4 @@ def _fetch(source):
     except requests.exceptions.RequestException as error:
         warnings.warn(f"{source.url} could not be downloaded: {error}", stacklevel=4)
         return None
-    return _checked(pathlib.Path(path), source)
+    return _checked(pathlib.Path(path), source.forms[0])

@@ -4,6 +4,7 @@ import hashlib
 import importlib
 import json
 import re
+import stat
 import time
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ REQUIRED = ("key", "status", "reason")
 
 # In the metadata of each file: what makes it one of ours, and what it says besides its columns.
 _FORMAT, _VERSION = b"nqm_tools.store", b"1"
+_CAUSE = 300  # characters of what pyarrow says of a file, which may quote it at length
 _HEADER, _DIGEST = b"nqm_tools.store.header", b"nqm_tools.store.digest"
 
 
@@ -39,6 +41,8 @@ class File(NamedTuple):
 def read(path):
     """Read a file and check all of it; OSError only if the operating system does not let us."""
     parquet, arrow = import_package("pyarrow.parquet"), import_package("pyarrow")
+    if not stat.S_ISREG(path.stat().st_mode):  # before it is opened: a pipe would wait for its writer
+        return File(path.name, "is no regular file")
     content = path.read_bytes()
     try:
         file = parquet.ParquetFile(arrow.BufferReader(content), page_checksum_verification=True)
@@ -48,11 +52,59 @@ def read(path):
         table = file.read()
         if _digest(table, metadata.get(_HEADER, b"")) != metadata.get(_DIGEST):
             raise ValueError("its contents do not have their checksum")
-        header = json.loads(metadata[_HEADER])
-        statuses = dict(zip(table["key"].to_pylist(), table["status"].to_pylist(), strict=True))
+        written, provenance = _checked_header(metadata[_HEADER])
+        statuses = _checked_statuses(table)
     except Exception as error:  # a flipped bit in a footer can surface as nearly anything
-        return File(path.name, f"is damaged ({' '.join(str(error).split()) or repr(error)})", damaged=True)
-    return File(path.name, written=header["written"], provenance=header["provenance"], statuses=statuses, table=table)
+        cause = " ".join(str(error).split()) or repr(error)
+        return File(path.name, f"is damaged ({cause[:_CAUSE]})", damaged=True)
+    return File(path.name, written=written, provenance=provenance, statuses=statuses, table=table)
+
+
+def _checked_header(text):
+    """When a file was written, and its provenance. A file may have our checksum and not be from here."""
+    header = json.loads(text)
+    if not isinstance(header, dict) or type(header.get("written")) is not int:
+        raise ValueError("its header does not say when it was written")
+    if not isinstance(header.get("provenance"), dict):
+        raise ValueError("its header holds no provenance")
+    return header["written"], header["provenance"]
+
+
+def _checked_statuses(table):
+    """{key: status} of a table that holds what :func:`check_rows` lets through."""
+    arrow = import_package("pyarrow")
+    scalars = (arrow.string(), arrow.bool_(), arrow.int64(), arrow.float64(), arrow.null())
+    accepted = (*scalars, arrow.list_(arrow.int64()), arrow.list_(arrow.float64()))
+    names = table.column_names
+    for field in table.schema:
+        if field.type not in accepted:
+            raise ValueError(f"its column {field.name!r} is of {field.type}, which no run has")
+    if len(set(names)) < len(names) or not set(REQUIRED) <= set(names):
+        raise ValueError(f"its columns are not {', '.join(REQUIRED)} and others, each of them once")
+    required = zip(*(table[name].to_pylist() for name in REQUIRED), strict=True)
+    statuses = {}
+    for key, status, reason in required:
+        if not isinstance(key, str) or not _is_key(key) or key in statuses:
+            raise ValueError(f"its keys are no hashes, each of them once: {key!r}")
+        if status not in STATUSES or not isinstance(reason, str):
+            raise ValueError(f"run {key} has no status of {', '.join(STATUSES)}, or no reason")
+        statuses[key] = status
+    lengths = {name: table[name].combine_chunks().value_lengths().to_pylist() for name in curve_names(table)}
+    for row, (key, status) in enumerate(statuses.items()):
+        _check_lengths(key, status, {name: column[row] for name, column in lengths.items() if column[row] is not None})
+    return statuses
+
+
+def _is_key(text):
+    return re.fullmatch("[0-9a-f]+", text) is not None
+
+
+def _check_lengths(key, status, lengths):
+    if lengths and (status == "failed" or len({*lengths.values(), lengths.get("step")}) > 1):
+        raise ValueError(
+            f"curves must have the length of the curve 'step', and a failed run has none; run {key} ({status}) has "
+            f"curves of lengths {lengths}"
+        )
 
 
 def encode(rows, provenance):
@@ -152,7 +204,7 @@ def check_rows(rows):
             raise ValueError(
                 f"every row must have text in {', '.join(REQUIRED)}; {', '.join(missing)} lacks in {row!r}"
             )
-        if not re.fullmatch("[0-9a-f]+", row["key"]):
+        if not _is_key(row["key"]):
             raise ValueError(f"key must be a hexadecimal hash in lower case; got {row['key']!r}")
         if row["key"] in keys:
             raise ValueError(f"every key must be there once; got {row['key']!r} twice")
@@ -162,11 +214,7 @@ def check_rows(rows):
         # The words of some exception, which may quote the undecodable name of a file: no reason to lose results.
         row["reason"] = row["reason"].encode(errors="backslashreplace").decode()
         lengths = {name: len(value) for name, value in row.items() if isinstance(value, np.ndarray)}
-        if lengths and (row["status"] == "failed" or len({*lengths.values(), lengths.get("step")}) > 1):
-            raise ValueError(
-                f"curves must have the length of the curve 'step', and a failed run has none; run {row['key']} "
-                f"({row['status']}) has curves of lengths {lengths}"
-            )
+        _check_lengths(row["key"], row["status"], lengths)
     return rows
 
 

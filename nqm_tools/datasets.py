@@ -112,13 +112,13 @@ def _cifar_pools(files):
 def _mnist_pools(files):
     pools = []
     for pair in (files[:2], files[2:]):
-        images, labels = (_readers.read("IDX", file) for file in pair)
-        if images.ndim != 3 or labels.shape != images.shape[:1]:
+        images, labels = _readers.read("MNIST images", pair[0]), _readers.read("MNIST labels", pair[1])
+        if len(images) != len(labels):
             raise _readers.DataFileError(
-                f"{pair[0]} and {pair[1]} do not belong together: they hold images {images.shape} and labels "
-                f"{labels.shape}"
+                f"{pair[0]} and {pair[1]} do not belong together: they hold {len(images)} images and {len(labels)} "
+                "labels"
             )
-        pools.append((images[..., None], labels))
+        pools.append((images, labels))
     return pools
 
 

@@ -118,7 +118,7 @@ class Store:
             keys |= {key for key, status in file.statuses.items() if status != "failed"}
         for path in self.folder.glob(".*.parquet.*.tmp") if set_aside else ():
             with refusals(self.folder), contextlib.suppress(FileNotFoundError):
-                if time.time() - path.stat().st_mtime > ABANDONED:
+                if path.is_file() and time.time() - path.stat().st_mtime > ABANDONED:
                     path.unlink()
         return keys
 
@@ -144,7 +144,7 @@ class Store:
         Runs are sorted as by :meth:`rows`. A curve that a run lacks is NaN; runs without curves are left out.
         """
         rows, curves = self._rows(sort_by, with_curves=True)
-        rows = [row for row in rows if row.get("step") is not None]
+        rows = [row for row in rows if isinstance(row.get("step"), np.ndarray)]
         lengths = [len(row["step"]) for row in rows]
         frame = _frame(rows, curves)
         frame = frame.loc[frame.index.repeat(lengths)].reset_index(drop=True)
@@ -198,9 +198,9 @@ class Store:
                 if tables or seen != identity:
                     file = _store_file.read(path)
                     self._seen[path.name] = identity, file._replace(table=None)
-            except FileNotFoundError:
-                continue  # set aside since the folder was listed
             except OSError as error:
+                if isinstance(error, FileNotFoundError) and not path.is_symlink():
+                    continue  # set aside since the folder was listed
                 warnings.warn(f"{path} cannot be read and is left out: {error.strerror}", stacklevel=3)
                 continue
             if file.problem is None:

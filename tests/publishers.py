@@ -71,12 +71,36 @@ def cifar_batch(images, labels, dump=python2_pickle):
     return dump({b"data": rows, b"labels": list(map(int, labels)), b"batch_label": b"a batch"})
 
 
-def write_cifar(path, train, test, dump=python2_pickle):
-    """Pools of (images NHWC, labels); the training pool is cut into the five batches of the original."""
+def cifar_batches(train, test):
+    """Pools of (images NHWC, labels), the training pool cut into the five batches of the original, as {name: pool}."""
     batches = zip(np.array_split(train[0], 5), np.array_split(train[1], 5), strict=True)
-    members = [(f"data_batch_{number}", cifar_batch(*batch, dump)) for number, batch in enumerate(batches, 1)]
-    members += [("test_batch", cifar_batch(*test, dump)), ("batches.meta", dump({b"label_names": [b"airplane"]}))]
-    tar_gz(path, [(f"cifar-10-batches-py/{name}", content) for name, content in members])
+    return {f"data_batch_{number}": batch for number, batch in enumerate(batches, 1)} | {"test_batch": test}
+
+
+def cifar_python_files(train, test, dump=python2_pickle):
+    """{name: content} of the Python version."""
+    files = {name: cifar_batch(*batch, dump) for name, batch in cifar_batches(train, test).items()}
+    return files | {"batches.meta": dump({b"label_names": [b"airplane"]})}
+
+
+def cifar_binary_files(train, test):
+    """{name: content} of the binary version: rows of a label and 3,072 bytes, channel first."""
+    files = {
+        f"{name}.bin": np.c_[labels, np.transpose(images, (0, 3, 1, 2)).reshape(-1, 3072)].astype(np.uint8).tobytes()
+        for name, (images, labels) in cifar_batches(train, test).items()
+    }
+    return files | {"batches.meta.txt": b"airplane\n"}
+
+
+def write_cifar(path, train, test, dump=python2_pickle):
+    files = cifar_python_files(train, test, dump)
+    tar_gz(path, [(f"cifar-10-batches-py/{name}", content) for name, content in files.items()])
+
+
+def write_cifar_binary(path, train, test):
+    """The members in another order than the batches', as in the publisher's archive."""
+    files = cifar_binary_files(train, test)
+    tar_gz(path, [(f"cifar-10-batches-bin/{name}", files[name]) for name in sorted(files, key=lambda n: n[::-1])])
 
 
 def write_idx(path, array, kind=8):
@@ -130,7 +154,7 @@ def _images(rng, shape, labels):
 
 def _publish_cifar2(paths, rng):
     train, test = (_images(rng, (32, 32, 3), (0, 2, 7)) for _ in range(2))
-    write_cifar(paths[0], train, test)
+    write_cifar_binary(paths[0], train, test)
     return train, test
 
 

@@ -358,7 +358,7 @@ def test_a_server_that_has_gone_is_a_missing_file(monkeypatch, published, cache)
         pass
     monkeypatch.setattr(_files, "SOURCES", publishers.sources(url, published))
     message = expect_missing("cifar2")
-    assert "cifar-10-python.tar.gz" in message
+    assert "cifar-10-binary.tar.gz" in message
     assert str(cache) in message
 
 

@@ -13,11 +13,13 @@ import warnings
 import filelock
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nqm_tools import _store_file
 from nqm_tools.store import Store, StoreError
 
 PREAMBLE = """
@@ -395,6 +397,116 @@ def test_a_file_of_someone_else_is_left_alone(tmp_path):
         with pytest.warns(UserWarning, match=r"theirs.parquet was not written by .*nqm_tools.store"):
             assert "c1" not in set(look() if look != store.load else look()["key"])
     assert (tmp_path / "theirs.parquet").exists()
+
+
+def pipe(path):
+    os.mkfifo(path)
+
+
+NO_FILES = {
+    "pipe": pipe,
+    "folder": os.mkdir,
+    "device": lambda path: os.symlink("/dev/zero", path),
+    "link to nothing": lambda path: os.symlink("nowhere", path),
+    "link to itself": lambda path: os.symlink(path.name, path),
+}
+
+
+@pytest.mark.parametrize("make", NO_FILES.values(), ids=NO_FILES)
+def test_what_is_no_file_is_left_out_with_a_warning_and_left_alone(tmp_path, make):
+    store, _ = two_files(tmp_path)
+    path = tmp_path / "x.parquet"
+    make(path)
+    for look in (store.finished, lambda: store.finished(set_aside=True), store.rows, store.load, store.provenance):
+        with pytest.warns(UserWarning, match="left out") as caught:
+            assert len(look()) == 2
+        assert [str(path) in str(warning.message) for warning in caught] == [True]
+    assert path.is_symlink() or path.exists()
+
+
+def test_a_folder_with_a_temporary_name_is_left_alone(tmp_path):
+    store, _ = two_files(tmp_path)
+    folder = tmp_path / ".x.parquet.y.tmp"
+    folder.mkdir()
+    os.utime(folder, (0, 0))
+    with no_warnings():
+        assert len(store.finished(set_aside=True)) == 2
+    assert folder.is_dir()
+
+
+def forge(path, columns, header='{"written": 1, "provenance": {}}'):
+    """A file that has our marks and its checksum, whatever it holds."""
+    table = pa.table(columns)
+    header = header.encode()
+    marks = {_store_file._FORMAT: _store_file._VERSION, _store_file._HEADER: header}
+    with contextlib.suppress(Exception):  # of what no run has, a checksum may not be computable
+        marks[_store_file._DIGEST] = _store_file._digest(table, header)
+    pq.write_table(table.replace_schema_metadata(marks), path)
+
+
+RUN = {"key": ["c1"], "status": ["finished"], "reason": [""]}
+WHOLE = {**RUN, "step": [[0, 1]], "train": [[1.0, 2.0]], "loss": [1.0]}
+FORGED = {
+    "no key": ({name: RUN[name] for name in ("status", "reason")}, {}),
+    "no reason": ({name: RUN[name] for name in ("key", "status")}, {}),
+    "no columns": ({}, {}),
+    "a key of numbers": ({**RUN, "key": [5]}, {}),
+    "a key that is none": ({**RUN, "key": [None]}, {}),
+    "a key that is no hash": ({**RUN, "key": ["../x"]}, {}),
+    "a key twice": ({name: values * 2 for name, values in RUN.items()}, {}),
+    "an unknown status": ({**RUN, "status": ["fine"]}, {}),
+    "a status of numbers": ({**RUN, "status": [1]}, {}),
+    "no status": ({**RUN, "status": [None]}, {}),
+    "a reason of numbers": ({**RUN, "reason": [1]}, {}),
+    "times": ({**RUN, "when": pa.array([0], pa.timestamp("s"))}, {}),
+    "bytes": ({**RUN, "data": [b"x"]}, {}),
+    "structures": ({**RUN, "data": [{"a": 1}]}, {}),
+    "curves of text": ({**RUN, "step": [["a"]]}, {}),
+    "curves in curves": ({**RUN, "step": [[[1]]]}, {}),
+    "curves with gaps": ({**RUN, "step": [[1, None]]}, {}),
+    "curves of 32 bits": ({**RUN, "step": pa.array([[1]], pa.list_(pa.int32()))}, {}),
+    "curves of other lengths": ({**WHOLE, "train": [[1.0]]}, {}),
+    "a curve without steps": ({**RUN, "train": [[1.0]]}, {}),
+    "a failed run with curves": ({**WHOLE, "status": ["failed"]}, {}),
+    "a header that is no JSON": (WHOLE, {"header": "x"}),
+    "a header that is a list": (WHOLE, {"header": "[1]"}),
+    "a header without a time": (WHOLE, {"header": '{"provenance": {}}'}),
+    "a header with a time in words": (WHOLE, {"header": '{"written": "now", "provenance": {}}'}),
+    "a header without provenance": (WHOLE, {"header": '{"written": 1}'}),
+    "a provenance in words": (WHOLE, {"header": '{"written": 1, "provenance": "mine"}'}),
+    "a deep header": (WHOLE, {"header": "[" * 100_000}),
+}
+
+
+@pytest.mark.parametrize(("columns", "changes"), FORGED.values(), ids=FORGED)
+def test_a_forged_file_is_left_out_with_a_warning(tmp_path, columns, changes):
+    store, _ = two_files(tmp_path)
+    path = tmp_path / "0.parquet"
+    forge(path, columns, **changes)
+    for look in (store.finished, store.rows, store.load, store.load_curves, store.provenance):
+        with pytest.warns(UserWarning, match=r"0.parquet is damaged .*\. It is left out") as caught:
+            expected = look()
+        assert len(caught) == 1
+        assert len(str(caught[0].message)) < 400 + len(str(path))
+        path.rename(tmp_path / "away")
+        with no_warnings():
+            assert repr(expected) == repr(look())
+        (tmp_path / "away").rename(path)
+
+
+def test_what_the_forged_files_of_these_tests_are_made_from_is_read(tmp_path):
+    """So that the refusals above are the changes' doing."""
+    forge(tmp_path / "0.parquet", WHOLE)
+    with no_warnings():
+        (read,) = Store(tmp_path).rows()
+    assert read["step"].tolist() == [0, 1]
+
+
+def test_a_step_that_is_a_number_is_no_curve(tmp_path):
+    store = Store(tmp_path)
+    store.write([row("a1", step=3)], {})
+    store.write([row("b1", step=[0, 1], train=[1.0, 2.0])], {})
+    assert store.load_curves()["key"].tolist() == ["b1", "b1"]
 
 
 def test_a_file_that_vanishes_while_the_folder_is_read_is_skipped(tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ import traceback
 
 import jax
 
+from nqm_tools import _files
 from nqm_tools._validation import check_choice
 from nqm_tools.datasets import Data
 from nqm_tools.expansions import MODELS
@@ -59,7 +60,7 @@ class _Setting:
 def _setting(text):
     data, files, network, seed, loss, _, _ = json.loads(text)
     setting = _Setting(data, network, seed, make_method({"steps": 1, "loss": loss, "record": []}).loss)
-    found = {file["file"]: file["md5"] for file in setting.data.provenance.get("files", ())}
+    found = dict(_files.counted_as(file["file"], file["md5"]) for file in setting.data.provenance.get("files", ()))
     if found != files:
         raise ValueError(f"the data files here are {found}, where the sweep was started {files}")
     return setting

@@ -305,10 +305,10 @@ def _hash(settings):
 
 
 def _data_files(name):
-    """Name and checksum of each file of a data set: other files are another setting."""
+    """Name and checksum that each file of a data set counts under: other files are another setting."""
     if name not in _files.SOURCES:
         return {}
-    return {file.path.name: file.md5 for file in _files.locate(name)}
+    return dict(_files.counted_as(file.path.name, file.md5) for file in _files.locate(name))
 
 
 def _listed(name, values, check):
