@@ -306,8 +306,14 @@ def _bind(equation, operands):
 
 
 def _scan(inner, constants, parameters, operands):
-    (body,), k, c = inner["jaxpr"], parameters["num_consts"], parameters["num_carry"]
-    fixed, start, xs = operands[:k], operands[k : k + c], operands[k + c :]
+    (body,) = inner["jaxpr"]
+    if "num_consts" in parameters:
+        k = parameters["num_consts"]
+        c = parameters["num_carry"]
+        fixed, start, xs = operands[:k], operands[k : k + c], operands[k + c :]
+    else:  # from JAX 0.12 on
+        fixed, start, xs = map(list, parameters["ft_in"].update(operands).unpack())
+        c = len(start)
 
     def step(carry, x):
         results = _evaluate(body, constants, [*fixed, *carry, *x])
