@@ -159,8 +159,8 @@ def locate(name, root=None, download=True):
     """The files of a data set, in the order of its sources.
 
     A file in ``root``, or else in the folder that the environment variable ``NQM_DATA_DIR`` names, comes first, in
-    whichever of its forms it is there, and is used as it is: never replaced or written beside, with a warning if its checksum is not the published one. Then
-    the cache; then, if ``download``, the publisher, into the cache.
+    whichever of its forms it is there. It is used as it is: never replaced or written beside, with a warning if its
+    checksum is not the published one. Then the cache; then, if ``download``, the publisher, into the cache.
 
     Raises
     ------
@@ -255,10 +255,7 @@ def _members(folder, form):
 
 
 def _checked(path, form):
-    if form.members:
-        md5 = _md5_of_list({member.name: _md5(member) for member in _members(path, form)})
-    else:
-        md5 = _md5(path)
+    md5 = _md5_of_list({member.name: _md5(member) for member in _members(path, form)}) if form.members else _md5(path)
     return Found(path, md5, None if form.md5 is None else md5 == form.md5)
 
 

@@ -141,6 +141,7 @@ def _build(name, stack):
             raise ValueError("the pickle sets one thing twice")
         stack[-1].state = state
 
+
 def _name(text):
     if text not in NAMES:
         raise ValueError(f"the pickle asks for {text.replace(' ', '.')}, which no data needs")
@@ -230,9 +231,9 @@ def _dtype(value):
     """The type of numbers that a pickle names: its letter and size, then the byte order in its state."""
     if getattr(value, "by", None) == _DTYPE and value.arguments and type(value.state) is tuple:
         code, order = (_text(part) for part in (value.arguments[0], value.state[1] if len(value.state) > 1 else None))
-        if code in ("i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8") and order in ("|", "<", ">"):
-            if (order == "|") == code.endswith("1"):
-                return np.dtype(code).newbyteorder(order)
+        orders = ("|",) if code in ("i1", "u1") else ("<", ">")
+        if code in ("i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8") and order in orders:
+            return np.dtype(code).newbyteorder(order)
     raise ValueError("the pickle's array is not of integers or floating-point numbers")
 
 

@@ -68,7 +68,7 @@ class _Bounded:
         self._file = open(path, "rb")  # noqa: SIM115 (closed by __exit__)
         self.gzipped = self._file.read(2) == _GZIP
         self._file.seek(0)
-        self._content = gzip.open(self._file) if self.gzipped else self._file
+        self._content = gzip.GzipFile(fileobj=self._file) if self.gzipped else self._file
         self._left = LIMIT
 
     def read(self, size=-1):
@@ -207,7 +207,7 @@ def _svhn(path):
 
 
 def _fsdd(path):
-    """A list of mono recordings (float, in [-1, 1), 8 kHz) and the digits spoken, from the archive or its folder of recordings."""
+    """A list of mono recordings (float, in [-1, 1), 8 kHz) and the digits spoken; from the archive, or its folder."""
     recordings, labels = [], []
     for name, content in _fsdd_members(path):
         match = re.search(r"/recordings/(\d)_\w+_\d+\.wav$", "/" + name, re.ASCII)
@@ -299,7 +299,7 @@ def _pixels(values):
     if values.size == 0 or not np.isfinite(values).all():
         raise ValueError("pixels must be finite numbers")
     low, high = values.min(), values.max()
-    if values.dtype.kind == "f" and 0 <= low and high <= 1:
+    if values.dtype.kind == "f" and low >= 0 and high <= 1:
         levels = values.astype(np.float64) * 255
         pixels = np.rint(levels)
         # A level apart is 1, so that the nearest is told by far, even where numbers have 11 bits.

@@ -18,9 +18,14 @@ def check_choice(name, value, choices):
     return value
 
 
+def _is_real(value):
+    # NumPy's spans of time are integers to Python.
+    return isinstance(value, numbers.Real) and not isinstance(value, bool | np.timedelta64)
+
+
 def check_whole(name, value, minimum=1, maximum=2**63 - 1):
     """A whole number (Python or NumPy, not a bool) of at least ``minimum``, as an int; by default of 64 bits."""
-    if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
+    if isinstance(value, np.bool_) or not _is_real(value):
         raise TypeError(f"{name} must be a whole number >= {minimum}; got {value!r}")
     if not isinstance(value, numbers.Integral) or value < minimum:
         raise ValueError(f"{name} must be a whole number >= {minimum}; got {value!r}")
@@ -32,8 +37,9 @@ def check_whole(name, value, minimum=1, maximum=2**63 - 1):
 def _check_number(name, value, what, accepts):
     if isinstance(value, np.ndarray | jax.Array) and value.ndim == 0:
         real = jnp.issubdtype(value.dtype, jnp.floating) or jnp.issubdtype(value.dtype, jnp.integer)
+        real = real and value.dtype.kind != "m"
     else:
-        real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+        real = _is_real(value)
     if not real:
         raise TypeError(f"{name} must be {what}; got {value!r}")
     try:
@@ -81,6 +87,11 @@ def check_inputs(name, x):
     if x.ndim == 0:
         raise ValueError(f"{name} must have a first axis that counts the examples; got a single number")
     _check_values(name, x)
+    if not _fits(x):
+        raise ValueError(
+            f"{name} must be of whole numbers that JAX keeps; it holds {x.min()} to {x.max()}, beyond "
+            f"{jax.dtypes.canonicalize_dtype(x.dtype)}: give them as floating point, or set jax_enable_x64"
+        )
     return x
 
 
@@ -89,6 +100,8 @@ def check_targets(name, y, n, k=None):
     if not isinstance(y, jax.core.Tracer):
         y = check_numeric(name, y)
         _check_values(name, y)
+        if not _fits(y):
+            y = y.astype(np.float64)  # as targets are used
     if y.ndim == 1:
         y = y[:, None]
     if y.ndim != 2 or y.shape[0] != n or (k is not None and y.shape[1] != k):
@@ -97,16 +110,76 @@ def check_targets(name, y, n, k=None):
 
 
 def check_numeric(name, value):
+    """An array of real numbers, of a type that JAX knows; what NumPy has beyond it becomes that, value by value."""
     if not isinstance(value, jax.Array):
-        try:
-            value = np.asarray(value)
-        except ValueError as error:
-            raise ValueError(f"{name} must be an array of numbers: {error}") from None
+        value = _numpy_numbers(name, value)
     if not (jnp.issubdtype(value.dtype, jnp.number) or value.dtype == bool):
         raise TypeError(f"{name} must be an array of numbers; got dtype {value.dtype}")
     if jnp.issubdtype(value.dtype, jnp.complexfloating):
         raise TypeError(f"{name} must be real; got dtype {value.dtype}")
     return value
+
+
+def _numpy_numbers(name, value):
+    if _has_masked(value):
+        raise ValueError(f"{name} holds masked values: fill them, or leave out their examples")
+    try:
+        value = np.asarray(value)
+    except (ValueError, RuntimeError) as error:  # RuntimeError: a torch tensor whose gradient is wanted
+        raise ValueError(f"{name} must be an array of numbers: {error}") from None
+    if value.dtype == object:
+        value = _unboxed(name, value)
+    if value.dtype.kind in "mM":
+        raise TypeError(f"{name} must be an array of numbers; got dates or times, dtype {value.dtype}")
+    if value.dtype.names is not None:
+        raise TypeError(
+            f"{name} must be an array of numbers; got a structured array with the fields "
+            f"{', '.join(map(repr, value.dtype.names))}: put them side by side, as "
+            "numpy.lib.recfunctions.structured_to_unstructured does"
+        )
+    return _native(name, value)
+
+
+def _has_masked(value):
+    """Whether values are masked out; NumPy would use what lies under the mask."""
+    if isinstance(value, list | tuple):
+        return any(_has_masked(item) for item in value)
+    return isinstance(value, np.ma.MaskedArray) and bool(np.ma.is_masked(value))
+
+
+def _unboxed(name, value):
+    """The numbers in an array of Python objects, which pandas makes of nullable columns and of columns of two types."""
+    items = value.ravel().tolist()
+    for item in items:
+        kind = type(item)
+        if value.ndim and (item is None or (kind.__name__ in ("NAType", "NaTType") and "pandas" in kind.__module__)):
+            raise ValueError(f"{name} holds missing values ({item}): fill them, or leave out their examples")
+        if not isinstance(item, numbers.Real | np.bool_):
+            raise TypeError(f"{name} must be an array of numbers; it holds {kind.__name__}")
+        if isinstance(item, numbers.Integral) and not -(2**63) <= item < 2**63:
+            raise ValueError(f"{name} must be of numbers of at most 64 bits; it holds {item!r}")
+    # Fractions and the like become floats; all else has a type in NumPy.
+    plain = [item if isinstance(item, int | float | np.generic) else float(item) for item in items]
+    return np.array(plain).reshape(value.shape)
+
+
+def _native(name, array):
+    """The same numbers in this machine's byte order, and in 64 bits where there are more."""
+    if array.dtype.kind == "f" and array.dtype.char == np.dtype(np.longdouble).char:
+        with np.errstate(over="ignore"):
+            narrow = array.astype(np.float64)
+        if not np.array_equal(np.isfinite(narrow), np.isfinite(array)):
+            raise ValueError(f"{name} must be finite in 64 bits; it holds larger values")
+        return narrow
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+
+
+def _fits(array):
+    """Whether JAX, in its precision in force, keeps the whole numbers of an array; it wraps those that it does not."""
+    kept = jax.dtypes.canonicalize_dtype(array.dtype)
+    if array.dtype.kind not in "iu" or kept == array.dtype or array.size == 0:
+        return True
+    return np.iinfo(kept).min <= array.min() and array.max() <= np.iinfo(kept).max
 
 
 def _check_values(name, value):
@@ -132,6 +205,8 @@ def check_params(params, name="params"):
     leaves = jax.tree.leaves(params)
     if not leaves:
         raise ValueError(f"{name} holds no arrays; got {params!r}")
+    if any(map(_has_masked, leaves)):
+        raise ValueError(f"{name} holds masked values: fill them")
     for leaf in leaves:
         dtype = getattr(leaf, "dtype", None)
         if dtype is None and isinstance(leaf, float):
@@ -141,7 +216,9 @@ def check_params(params, name="params"):
             raise TypeError(f"{name} must be a pytree of floating-point arrays; it holds {what}")
         if not is_finite(leaf):
             raise ValueError(f"{name} must be finite; it holds NaN or infinity")
-    params = jax.tree.map(jnp.asarray, params)
+    params = jax.tree.map(
+        lambda leaf: jnp.asarray(_native(name, leaf) if isinstance(leaf, np.ndarray | np.generic) else leaf), params
+    )
     dtypes = sorted({str(leaf.dtype) for leaf in jax.tree.leaves(params)})
     if len(dtypes) > 1:
         raise TypeError(f"{name} must be of one floating-point type; it holds {', '.join(dtypes)}")

@@ -79,7 +79,7 @@ class Data:
         arrays = {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test}
         for field, values in arrays.items():
             values = np.asarray(values)
-            if field.startswith("y") or np.issubdtype(values.dtype, np.floating):
+            if field.startswith("y") or jax.numpy.issubdtype(values.dtype, jax.numpy.floating):
                 with np.errstate(over="ignore"):
                     values = values.astype(jax.dtypes.canonicalize_dtype(float))
                 if not np.isfinite(values).all():
@@ -200,7 +200,7 @@ def load(name, *, classes=None, n_train, n_test, label_noise=0.0, seed, root=Non
     Returns
     -------
     Data
-        Images (n, height, width, channels), labels (n, 1); features as ``nqm_tools._features`` says.
+        Images (n, height, width, channels), labels (n, 1), shifted and scaled by scalars of the training sample.
 
     Raises
     ------

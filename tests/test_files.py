@@ -1,15 +1,19 @@
 """Where files come from: the user's folders first and untouched, then the cache, then a download that is checked."""
 
+import gzip
 import os
 import pathlib
 import re
+import tarfile
 import warnings
+import zipfile
 
 import numpy as np
 import publishers
 import pytest
 
-from nqm_tools import _files, datasets
+from nqm_tools import _files, _readers, datasets, sweeps
+from nqm_tools.sweeps import _compute
 
 NAMES = list(publishers.SOURCES)
 CSV = ("ag_news_csv/train.csv", "ag_news_csv/test.csv")
@@ -207,6 +211,157 @@ def test_a_replaced_file_is_read_anew_even_where_its_time_is_kept(tmp_path):
     assert first.provenance["files"] != second.provenance["files"]
     elsewhere = put(tmp_path / "elsewhere", path.parent, [path.name])
     np.testing.assert_array_equal(second.x_train, sample("fsdd", root=elsewhere).x_train)
+
+
+# The shapes in which people have the files
+
+
+def unpacked(archive, folder):
+    """What an unpacker makes of an archive."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if archive.suffix == ".zip":
+        zipfile.ZipFile(archive).extractall(folder)
+    else:
+        with tarfile.open(archive) as file:
+            file.extractall(folder, filter="data")
+
+
+def gunzipped(published, folder, rename):
+    folder.mkdir(parents=True, exist_ok=True)
+    for source in publishers.SOURCES["mnist"]:
+        content = gzip.decompress((published / source.path).read_bytes())
+        path = folder / rename(pathlib.PurePath(source.path).stem)
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+
+
+def gzipped(published, folder):
+    put(folder.parent, published, [source.path for source in publishers.SOURCES["mnist"]], flat=True)
+    folder.mkdir(parents=True)
+    for source in publishers.SOURCES["mnist"]:
+        name = pathlib.PurePath(source.path).name
+        (folder.parent / name).rename(folder / name)
+
+
+def python_cifar(published, path):
+    """The Python version of the published binary archive."""
+    content = _readers.read("CIFAR-10", published / "cifar-10-binary.tar.gz")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    publishers.write_cifar(path, content["train"], content["test"])
+
+
+def python_cifar_folder(published, root, path=""):
+    python_cifar(published, published / "away" / "c.tar.gz")
+    unpacked(published / "away" / "c.tar.gz", root / path)
+
+
+CIFAR_BINARY, FSDD = "cifar-10-binary.tar.gz", "free-spoken-digit-dataset-1.0.10.zip"
+LAYOUTS = {
+    "torchvision's MNIST": ("mnist", lambda p, root: gzipped(p, root / "MNIST" / "raw")),
+    "torchvision's MNIST, unpacked": ("mnist", lambda p, root: gunzipped(p, root / "MNIST" / "raw", str)),
+    "root is torchvision's MNIST": ("mnist", lambda p, root: gunzipped(p, root / "raw", str)),
+    "unpacked": ("mnist", lambda p, root: gunzipped(p, root / "mnist", str)),
+    "unpacked, flat": ("mnist", lambda p, root: gunzipped(p, root, str)),
+    "unpacked, with a dot": ("mnist", lambda p, root: gunzipped(p, root, lambda n: n.replace("-idx", ".idx"))),
+    "unpacked, each in a folder": ("mnist", lambda p, root: gunzipped(p, root, lambda n: f"{n}/{n}")),
+    "Python version": ("cifar2", lambda p, root: python_cifar(p, root / "cifar-10-python.tar.gz")),
+    "torchvision's CIFAR": ("cifar2", python_cifar_folder),
+    "CIFAR, unpacked twice": ("cifar2", lambda p, root: python_cifar_folder(p, root, "cifar-10-python")),
+    "binary CIFAR, unpacked": ("cifar2", lambda p, root: unpacked(p / CIFAR_BINARY, root)),
+    "torchtext's news": ("ag_news", lambda p, root: (put(root, p), (root / "ag_news_csv").rename(root / "AG_NEWS"))),
+    "FSDD, unpacked": ("fsdd", lambda p, root: unpacked(p / FSDD, root)),
+    "FSDD, unpacked twice": ("fsdd", lambda p, root: unpacked(p / FSDD, root / FSDD[:-4])),
+}
+
+
+@pytest.mark.parametrize(("name", "lay"), LAYOUTS.values(), ids=LAYOUTS)
+def test_every_layout_gives_the_examples_of_the_published_files(tmp_path, published, name, lay, publisher):
+    root = tmp_path / "root"
+    root.mkdir()
+    lay(published, root)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".* is not the published file")  # nor is it, in these tests
+        data = sample(name, root=root)
+    expected = sample(name, root=published)
+    np.testing.assert_array_equal(data.x_train, expected.x_train)
+    np.testing.assert_array_equal(data.y_train, expected.y_train)
+    np.testing.assert_array_equal(data.x_test, expected.x_test)
+    assert publisher[1] == []
+
+
+def test_a_folder_may_itself_be_the_unpacked_one(tmp_path, published):
+    unpacked(published / CIFAR_BINARY, tmp_path)
+    folder = tmp_path / "cifar-10-batches-bin"
+    assert [file.path for file in _files.locate("cifar2", folder)] == [folder]
+
+
+def test_the_binary_version_of_cifar_is_preferred(tmp_path, published):
+    root = put(tmp_path / "root", published, [CIFAR_BINARY])
+    python_cifar(published, root / "cifar-10-python.tar.gz")
+    assert [file.path.name for file in _files.locate("cifar2", root)] == [CIFAR_BINARY]
+
+
+def as_if_published(monkeypatch, name, path):
+    """The form of that name has the checksum of the file or folder at hand."""
+    (source,) = _files.SOURCES["cifar2"]
+    (form,) = {f for f in source.forms if f.path == name}
+    found = _files._checked(path, form)
+    others = tuple(f._replace(md5=found.md5) if f == form else f for f in source.others)
+    monkeypatch.setitem(_files.SOURCES, "cifar2", (source._replace(others=others),))
+
+
+@pytest.mark.parametrize("name", ["cifar-10-python.tar.gz", "cifar-10-batches-py"])
+def test_another_form_with_its_published_checksum_is_as_published(tmp_path, published, monkeypatch, name):
+    python_cifar(published, tmp_path / "cifar-10-python.tar.gz")
+    if name.endswith("py"):
+        unpacked(tmp_path / "cifar-10-python.tar.gz", tmp_path)
+        (tmp_path / "cifar-10-python.tar.gz").unlink()
+    as_if_published(monkeypatch, name, tmp_path / name)
+    (file,) = _files.locate("cifar2", tmp_path)
+    assert (file.path.name, file.as_published) == (name, True)
+
+
+def test_all_published_forms_count_as_the_python_archive(monkeypatch):
+    """Whose name and checksum are in the keys of recorded results."""
+    known = ("cifar-10-python.tar.gz", "c58f30108f718f92721af3b95e74349a")
+    (source,) = publishers.SOURCES["cifar2"]
+    assert source.md5 == "c32a1d4ab5d03f1284b67883e8d87530"
+    counted = {pathlib.PurePath(f.path).name for f in source.forms if f.md5 is not None}
+    assert counted == {"cifar-10-binary.tar.gz", "cifar-10-python.tar.gz", "cifar-10-batches-py"}
+    monkeypatch.setattr(_files, "SOURCES", publishers.SOURCES)
+    for form in source.forms:
+        if form.md5 is not None:
+            assert _files.counted_as(pathlib.PurePath(form.path).name, form.md5) == known
+    for source in publishers.SOURCES["mnist"]:
+        for form in source.forms:
+            expected = (pathlib.PurePath(source.path).name, source.md5)
+            assert _files.counted_as(pathlib.PurePath(form.path).name, form.md5) == expected
+
+
+@pytest.mark.parametrize("name", ["cifar-10-python.tar.gz", "cifar-10-binary.tar.gz", "x.zip"])
+def test_other_files_count_as_themselves(name):
+    assert _files.counted_as(name, "0" * 32) == (name, "0" * 32)
+
+
+def test_a_sweeps_keys_are_the_same_for_the_binary_and_the_python_version(tmp_path, published, monkeypatch):
+    binary = put(tmp_path / "binary", published, [CIFAR_BINARY])
+    python_cifar(published, tmp_path / "python" / "cifar-10-python.tar.gz")
+    as_if_published(monkeypatch, "cifar-10-python.tar.gz", tmp_path / "python" / "cifar-10-python.tar.gz")
+    sweep = sweeps.Sweep(
+        data={"name": "cifar2", "n_train": 4, "n_test": 2},
+        network={"name": "two_layer_fc", "width": 4},
+        learning_rates=[0.5],
+        steps=2,
+    )
+    keys, rows = [], []
+    for folder in (binary, tmp_path / "python"):
+        monkeypatch.setenv("NQM_DATA_DIR", str(folder))
+        groups = sweep.groups()
+        keys.append([key for group in groups for key in group.keys])
+        rows.append([row["status"] for group in groups for row in _compute.compute(group)[0]])
+        _compute._setting.cache_clear()
+    assert keys[0] == keys[1]
+    assert "failed" not in rows[0] + rows[1]
 
 
 # The cache and downloads

@@ -61,10 +61,11 @@ def outcome(kind, path):
     try:
         return read(kind, path)
     except DataFileError as error:
-        assert str(path) in str(error)
-        assert len(str(error)) < 400 + len(str(path))
-        assert str(error).isprintable()
-        return None
+        message = str(error)
+    assert str(path) in message
+    assert len(message) < 400 + len(str(path))
+    assert message.isprintable()
+    return None
 
 
 def flat(value):
@@ -111,17 +112,17 @@ GUARDED = {
 
 
 @pytest.mark.parametrize(("kind", "make"), GUARDED.values(), ids=GUARDED)
-def test_a_mutated_archive_is_refused_or_read_right(tmp_path, kind, make, rounds=ROUNDS):
+def test_a_mutated_archive_is_refused_or_read_right(tmp_path, kind, make):
     rng = np.random.default_rng(1)
     content, path = make(tmp_path), tmp_path / "file"
     path.write_bytes(content)
     right, refused = read(kind, path), 0
-    for _ in range(rounds):
+    for _ in range(ROUNDS):
         path.write_bytes(mutated(content, rng))
         result = outcome(kind, path)
         refused += result is None
         assert result is None or equal(result, right)
-    assert refused > 0.7 * rounds  # what little is left are dates and the like
+    assert refused > 0.7 * ROUNDS  # what little is left are dates and the like
 
 
 def batch_folder(folder, dump):
@@ -132,12 +133,12 @@ def batch_folder(folder, dump):
 
 
 @pytest.mark.parametrize("dump", [*PICKLES.values(), None], ids=[*PICKLES, "binary"])
-def test_changed_bytes_of_a_cifar_batch_change_their_own_pixels_and_labels_only(tmp_path, dump, rounds=ROUNDS):
+def test_changed_bytes_of_a_cifar_batch_change_their_own_pixels_and_labels_only(tmp_path, dump):
     rng = np.random.default_rng(2)
     batch = batch_folder(tmp_path, dump)
     content = batch.read_bytes()
     right, told, changed = read("CIFAR-10", tmp_path), 0, 0
-    for _ in range(rounds):
+    for _ in range(ROUNDS):
         mutation = with_bytes_changed(content, rng)
         batch.write_bytes(mutation)
         result = outcome("CIFAR-10", tmp_path)
@@ -158,11 +159,11 @@ def test_changed_bytes_of_a_cifar_batch_change_their_own_pixels_and_labels_only(
 
 
 @pytest.mark.parametrize("dump", [*PICKLES.values(), None], ids=[*PICKLES, "binary"])
-def test_a_mutated_cifar_batch_is_refused_or_of_valid_shapes(tmp_path, dump, rounds=ROUNDS):
+def test_a_mutated_cifar_batch_is_refused_or_of_valid_shapes(tmp_path, dump):
     rng = np.random.default_rng(3)
     batch = batch_folder(tmp_path, dump)
     content = batch.read_bytes()
-    for _ in range(rounds):
+    for _ in range(ROUNDS):
         batch.write_bytes(mutated(content, rng))
         result = outcome("CIFAR-10", tmp_path)
         for images, labels in result.values() if result else ():

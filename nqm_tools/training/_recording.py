@@ -218,7 +218,7 @@ def _corrections(now):
         raise ValueError(f"R_f and R_K are of the squared losses, 'mse' and 'half_sum'; the loss is {loss.name!r}")
     eigenvalues, eigenvectors = now.eigenpairs
     p = eigenvectors[:, 0].reshape(y.shape)
-    rate = loss.constant_curvature * loss.weight(len(y)) * now.learning_rate
+    rate = jnp.asarray(loss.constant_curvature * loss.weight(len(y)) * now.learning_rate, y.dtype)
     bound, features = problem.bound, problem.features
     _, pullback = now._value_and_pullback
     stepped = jax.tree.map(lambda s, g: s - rate.astype(s.dtype) * g, state, pullback(now.residual))
