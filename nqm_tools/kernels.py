@@ -173,7 +173,8 @@ def critical_learning_rate(kernel, loss="mse", momentum=0.0, k=1):
         ``half_sum`` is ``1/2 sum r^2``: the rates are ``2/lambda_i``. ``mse`` is ``(1/n) sum r^2``: ``n/lambda_i``.
         Of constant curvature; for others there is :func:`nqm_tools.curvature.gauss_newton_sharpness`.
     momentum : float
-        Of heavy-ball momentum, in [0, 1): all rates are ``1 + momentum`` times larger.
+        Of heavy-ball momentum, in [0, 1): all rates are ``1 + momentum`` times larger. (Nesterov's are
+        ``(1 + momentum) / (1 + 2 momentum)`` times those without momentum.)
     k : int
         How many, smallest first. With k = 1 the result is a float, else an array (k,).
 

@@ -395,9 +395,10 @@ RULES = {
 def test_closed_forms_are_exact_for_rules_that_are_linear_in_the_gradients(x64, monkeypatch, name, rule):
     net, params, data = problem(n=3, d=5, width=60)
     options = dict(RULES[rule])
-    eta = nqm.critical_learning_rate(
-        nqm.empirical_ntk(net, params, data.x_train), momentum=options.get("momentum", 0.0)
-    )
+    momentum = options.get("momentum", 0.0)
+    eta = nqm.critical_learning_rate(nqm.empirical_ntk(net, params, data.x_train), momentum=momentum)
+    if options.get("nesterov"):  # stable up to 2 (1 + momentum) / (1 + 2 momentum) / lambda
+        eta /= 1 + 2 * momentum
     rate = eta * (0.9 if name == "f_lin" else 1.2)
     if options.pop("schedule", False):
         rate = lambda step, rate=rate: rate * schedule(step)  # noqa: E731

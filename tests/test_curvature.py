@@ -97,7 +97,10 @@ def test_the_recorded_sharpness_is_the_hessians_to_its_recorded_error(x64, name,
         at = nqm.train(model, data, steps=int(step), record=(), **arguments).params if step else params
         exact = nqm.sharpness(model, at, x, y, loss)
         assert abs(found - exact) <= error + 1e-9 * exact
-        assert found == pytest.approx(exact, rel=0.01)
+        # A Ritz value lies below, and its error is of second order in the residual (the gap is of the order of 1 here).
+        assert found <= exact * (1 + 1e-9)
+        assert exact - found <= 2 * (error / exact) ** 2 * exact + 1e-9 * exact
+    assert error < 1e-3 * exact  # when the catapult is over
 
 
 def test_a_row_of_the_sharpness_takes_six_products(monkeypatch):
@@ -143,7 +146,7 @@ def test_trace_weight_norm_and_sparsity_are_what_they_say(x64, build):
         float(jnp.linalg.norm(ravel_pytree(run.params)[0])), rel=1e-9
     )
     layers = net.architecture.preactivations(run.params, x)
-    assert run.records["sparsity_1"][-1] == pytest.approx(float(jnp.mean(layers[0] <= 0)), rel=1e-12)
+    assert run.records["sparsity_1"][-1] == pytest.approx(np.mean(np.asarray(layers[0]) <= 0), rel=1e-12)
     # What the architecture says goes into the activations is what makes the outputs.
     hidden = jnp.maximum(layers[-1], 0)
     hidden = hidden.mean(axis=(1, 2)) if build == "two_layer_cnn" else hidden

@@ -334,7 +334,7 @@ def test_the_theorems_hold_for_real_runs(one_example):
 
 
 def _machine():
-    environment = nqm.runs.environment()
+    environment = nqm.training.environment()
     device, cores = environment["device"], environment["cores"]
     return f"{cores} cpu core{'s' if cores > 1 else ''}" if device == "cpu" else device
 

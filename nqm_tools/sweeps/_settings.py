@@ -100,7 +100,7 @@ class Sweep:
     unit: str
     seeds: tuple
     training: dict
-    folder: str
+    folder: str = dataclasses.field(compare=False)  # of the file, where modules may lie
 
     def __init__(
         self,
