@@ -11,14 +11,16 @@ Derivatives are taken while tracing, so the custom derivative rules that are lef
 they are replaced by the functions that they are for.
 """
 
+import array
 import collections
+import itertools
 
 import jax
 import jax.extend
 import numpy as np
 
 # Programs beyond this many are compiled again when they are needed again.
-MOST_PROGRAMS = 2048
+MOST_PROGRAMS = 512
 
 _compiled = collections.OrderedDict()
 _compilations = 0
@@ -170,7 +172,7 @@ class _Reading:
             number(atom) if not hasattr(atom, "val") else self._literal(part, (-1, j), atom)
             for j, atom in enumerate(jaxpr.outvars)
         )
-        part.key = _Key((inputs, tuple(equations), outputs))
+        part.key = _key((inputs, tuple(equations), outputs))
         return part
 
     def _parameters(self, part, i, equation):
@@ -205,17 +207,30 @@ class _Reading:
         return len(self.constants) - 1
 
 
-class _Key:
-    """A nested tuple with its hash, which Python would compute anew at each look-up."""
+# Every value that a key is made of has a number, so that a key is bytes: nested tuples of ten thousand entries, kept
+# for each program, would be walked by every garbage collection.
+_numbers, _counter = {}, itertools.count()
 
-    def __init__(self, value):
-        self.value, self.hash = value, hash(value)
 
-    def __hash__(self):
-        return self.hash
+def _number(value):
+    # The counter moves on whether its number is used or not: no two values can get the same one, in threads either.
+    return _numbers.setdefault((type(value), value), next(_counter))
 
-    def __eq__(self, other):
-        return isinstance(other, _Key) and self.hash == other.hash and self.value == other.value
+
+def _key(tree):
+    """The number of nested tuples of hashable values."""
+    flat = array.array("q")
+
+    def add(value):
+        if type(value) is tuple:
+            flat.append(-1 - len(value))
+            for entry in value:
+                add(entry)
+        else:
+            flat.append(_number(value))
+
+    add(tree)
+    return _number(flat.tobytes())
 
 
 def _value(value):
@@ -231,8 +246,8 @@ def _value(value):
     if isinstance(value, bool | int | float | complex | np.generic | np.ndarray | jax.Array) and not (
         isinstance(value, jax.Array) and _is_key(value)
     ):
-        array = np.asarray(value)
-        return type(value), array.dtype.str, array.shape, array.tobytes()
+        numbers = np.asarray(value)
+        return type(value), numbers.dtype.str, numbers.shape, numbers.tobytes()
     try:
         hash(value)
     except TypeError:
