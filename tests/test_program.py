@@ -99,7 +99,7 @@ CALLS = {
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 def test_what_a_function_reads_may_change_between_calls(call, kind):
     f, change = KINDS[kind]
-    for scale in (1.0, 2.0, 0.5, 2.0):
+    for scale in (1.0, 2.0, 1.0):
         change(scale)
         # A function of its own has no history.
         expected = call(lambda params, x, scale=scale: scale * body(params, x))
