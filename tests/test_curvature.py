@@ -240,6 +240,13 @@ def test_the_regime_tells_oscillations_from_spikes_and_from_inertia(losses, mome
     assert nqm.regime(losses, momentum) == expected
 
 
+@pytest.mark.parametrize("cycle", [(0.4, 0.6), (0.3, 0.7, 0.4, 0.6)])
+def test_cycles_are_told_at_every_length(cycle):
+    for length in range(33, 120):
+        losses = [1.0] + [cycle[t % len(cycle)] for t in range(length)]
+        assert nqm.regime(losses) == "edge of stability", length
+
+
 def test_a_run_at_the_edge_says_so(x64):
     # The balanced two-layer scalar: beyond 2/lambda of its minimum it settles in a two-cycle.
     data = nqm.Data("own", np.ones((1, 1)), np.ones(1))

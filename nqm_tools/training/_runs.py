@@ -74,9 +74,12 @@ def _regime(losses, momentum, full_batch):
 
 
 def _oscillates(losses):
-    last = losses[len(losses) - len(losses) // 4 :]
-    if len(last) < 4:  # two halves of two
+    quarter = len(losses) // 4
+    # Halves of a multiple of four steps (of two in short runs), so that cycles of period 2 and 4 have equal medians.
+    size = quarter - quarter % (8 if quarter >= 8 else 4)
+    if size == 0:
         return False
+    last = losses[-size:]
     middle = len(last) // 2
     before, after = np.median(last[:middle]), np.median(last[middle:])
     return bool(
