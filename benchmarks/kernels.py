@@ -55,7 +55,7 @@ def _bind_and_compute(network, params, x):
 
 
 def _bound(network, params, x):
-    """The bound model, its state and features: what a run's records have in hand."""
+    """The bound model, its state and features: what a run's records start from."""
     bound = closed_forms.bind(FunctionModel(network), x, params, GradientDescent())
     return bound, bound.encode(params), bound.featurize(x)
 

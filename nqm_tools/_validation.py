@@ -1,4 +1,4 @@
-"""Checks at the door: each raises ValueError or TypeError with the offending value and what is accepted."""
+"""Argument checks: each raises ValueError or TypeError with the offending value and what is accepted."""
 
 import math
 import numbers

@@ -59,6 +59,10 @@ class Loss:
         """What the sum over ``n`` examples is multiplied with."""
         return 1 / n if self.mean else 1.0
 
+    def output_gradient(self, prediction, y):
+        """The gradient of the loss of these examples together, in their outputs: (n, k)."""
+        return self.weight(len(y)) * self.gradient(prediction, y)
+
     def total(self, prediction, y):
         """The loss of all examples."""
         return jnp.sum(self.value(prediction, y)) * self.weight(len(prediction))

@@ -105,7 +105,7 @@ INTERRUPTED = "interrupted"
 
 
 def _run_sweeps(folder, say):
-    """Compute what the folder lacks of every sweep; one whose data set is not to be had is said, and left out."""
+    """Compute what the folder lacks of every sweep; one whose data set is unavailable is reported, and left out."""
     from nqm_tools import sweeps
 
     folder.mkdir(exist_ok=True)

@@ -9,7 +9,7 @@ from jax.flatten_util import ravel_pytree
 import nqm_tools as nqm
 from nqm_tools import closed_forms, curvature, expansions, networks
 from nqm_tools.closed_forms import function_space
-from nqm_tools.training import GradientDescent, _recording
+from nqm_tools.training import GradientDescent, _sharpness
 
 LOSSES = {
     "mse": lambda p, y: jnp.sum((p - y) ** 2) / len(y),
@@ -106,8 +106,8 @@ def test_the_recorded_sharpness_is_the_hessians_to_its_recorded_error(x64, name,
 def test_a_row_of_the_sharpness_takes_six_products(monkeypatch):
     net, params, x, y = problem()
     calls = []
-    hessian = _recording._hessian
-    monkeypatch.setattr(_recording, "_hessian", lambda now: lambda v: calls.append(1) or hessian(now)(v))
+    hessian = _sharpness._hessian
+    monkeypatch.setattr(_sharpness, "_hessian", lambda now: lambda v: calls.append(1) or hessian(now)(v))
     method = nqm.training.Method(3, record="sharpness")
     ready = nqm.training.prepare(net, nqm.Data("own", x, y), method, params=params)
     calls.clear()
@@ -126,7 +126,7 @@ def test_operators_of_low_rank_have_no_made_up_eigenvalues(x64, rank, dtype):
     matrix = jnp.asarray((vectors * values) @ vectors.T, dtype)
     block = jnp.asarray(rng.standard_normal((2, 300)), dtype)
     for _ in range(30):
-        block, value, error = _recording._top_ritz_pairs(lambda v: matrix @ v, block)
+        block, value, error = _sharpness._top_ritz_pairs(lambda v: matrix @ v, block)
         assert float(value) <= 395 * (1 + 1e-5)
     assert float(value) == pytest.approx(395, rel=1e-5)
     assert float(error) < 395 * (1e-4 if dtype == "float32" else 1e-10)

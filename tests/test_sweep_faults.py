@@ -40,7 +40,7 @@ run_batch, calls = _train.run_batch, []
 def stop(*args, **kwargs):
     calls.append(args)
     if len(calls) == 3:
-        print("in hand", flush=True)
+        print("computing", flush=True)
         sys.stdin.readline()
     return run_batch(*args, **kwargs)
 _train.run_batch = stop
@@ -132,7 +132,7 @@ def small_disk(tmp_path):
 
 def test_killed_in_the_middle_of_a_group_goes_on_with_that_group(tmp_path, undisturbed):
     process = child(STOPPED + "sweeps.run(sweep, folder)", tmp_path)
-    assert process.stdout.readline() == "in hand\n"
+    assert process.stdout.readline() == "computing\n"
     process.kill()
     process.communicate()
     before = files(tmp_path)
@@ -188,12 +188,12 @@ def test_two_processes_share_a_sweep_and_compute_every_run_once(tmp_path, undist
 def test_a_group_that_another_process_has_in_hand_is_waited_for(tmp_path, undisturbed, monkeypatch):
     monkeypatch.setattr("nqm_tools.sweeps._run.PATIENCE", 0.05)
     process = child(STOPPED + "sweeps.run(sweep, folder)", tmp_path)
-    assert process.stdout.readline() == "in hand\n"
+    assert process.stdout.readline() == "computing\n"
     lines = []
 
     def say(line):
         lines.append(line)
-        if f"/{RUNS}]" in line and len(lines) == 4:  # all but the one in hand
+        if f"/{RUNS}]" in line and len(lines) == 4:  # all but the one that is computing
             process.stdin.write("\n")
             process.stdin.flush()
 
@@ -389,9 +389,9 @@ COMMAND = 'sys.exit(cli.main(["sweep", sys.argv[2] + "/sweep.toml", "--store", s
 def test_ctrl_c_finishes_and_stores_the_group_in_hand(tmp_path, undisturbed):
     (tmp_path / "sweep.toml").write_text(TOML)
     process = child(STOPPED + COMMAND, tmp_path)
-    assert process.stdout.readline() == "in hand\n"
+    assert process.stdout.readline() == "computing\n"
     process.send_signal(signal.SIGINT)
-    line_with(process.stderr, "interrupted: the group in hand is finished first (Ctrl-C again ends at once)")
+    line_with(process.stderr, "interrupted: the group that is computing is finished first (Ctrl-C again ends at once)")
     out, err = process.communicate("\n", timeout=60)
     assert process.returncode == 130
     assert out == ""
@@ -408,15 +408,15 @@ steps, calls = _loop._steps, []
 def count(*args):
     calls.append(args)
     if len(calls) == 5:
-        print("in hand", flush=True)
+        print("computing", flush=True)
     return steps(*args)
 _loop._steps = count
 """
     (tmp_path / "sweep.toml").write_text(TOML.replace("steps = 40", "steps = 1000000000"))  # years
     process = child(code + COMMAND, tmp_path)
-    assert process.stdout.readline() == "in hand\n"
+    assert process.stdout.readline() == "computing\n"
     process.send_signal(signal.SIGINT)
-    line_with(process.stderr, "interrupted: the group in hand is finished first")
+    line_with(process.stderr, "interrupted: the group that is computing is finished first")
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130

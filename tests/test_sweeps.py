@@ -638,7 +638,7 @@ def test_wrong_usage_is_code_2(tmp_path, capsys, arguments):
     assert "usage: nqm" in capsys.readouterr().err
 
 
-# At the door
+# Argument checks
 
 BAD = [
     ({"name": 3}, TypeError, "name must be text; got 3"),

@@ -60,13 +60,14 @@ class TwoLayerNetwork(Model):
 
     def predict(self, state, features):
         first, readout = jax.tree.leaves(state)
-        return ACTIVATION_FUNCTIONS[self.activation](_hidden(self.scale, first, features)) @ readout / _root(readout)
+        values = ACTIVATION_FUNCTIONS[self.activation](_hidden(self.scale, first, features))
+        return values @ readout / root_width(readout)
 
     def pullback(self, state, features, r):
         first, readout = jax.tree.leaves(state)
         value, slope = value_and_slope(self.activation, _hidden(self.scale, first, features))
         a = slope * (r @ readout.T)
-        gradients = [features[0].T @ a * (self.scale / _root(readout)), value.T @ r / _root(readout)]
+        gradients = [features[0].T @ a * (self.scale / root_width(readout)), value.T @ r / root_width(readout)]
         return jax.tree.unflatten(jax.tree.structure(state), gradients)
 
     def kernel(self, state, features, others=None):
@@ -107,14 +108,14 @@ class TwoLayerQuadratic(Model):
         total = b @ readout
         if curvature is not None:
             total += (curvature * moved**2) @ readout0 / 2
-        return total / _root(readout)
+        return total / root_width(readout)
 
     def pullback(self, state, features, r):
         moved, b, readout, readout0, curvature = self._moved(state, features)
         a = features[2] * (r @ readout.T)
         if curvature is not None:
             a += curvature * moved * (r @ readout0.T)
-        gradients = [features[0].T @ a * (self.scale / _root(readout)), b.T @ r / _root(readout)]
+        gradients = [features[0].T @ a * (self.scale / root_width(readout)), b.T @ r / root_width(readout)]
         return jax.tree.unflatten(jax.tree.structure(state), gradients)
 
     def kernel(self, state, features, others=None):
@@ -138,7 +139,8 @@ def _hidden(scale, first, x):
     return (inside @ first if outside is None else inside @ first + outside) * scale
 
 
-def _root(readout):
+def root_width(readout):
+    """The square root of the number of hidden units (or channels), which divides the outputs."""
     return math.sqrt(readout.shape[0])
 
 

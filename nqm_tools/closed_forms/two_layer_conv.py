@@ -32,7 +32,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from nqm_tools.closed_forms.two_layer import PIECEWISE_LINEAR, slope_of_slope, value_and_slope
+from nqm_tools.closed_forms.two_layer import PIECEWISE_LINEAR, root_width, slope_of_slope, value_and_slope
 from nqm_tools.expansions import FunctionModel, Model, QuadraticModel, pytree_model, static
 from nqm_tools.networks import ACTIVATION_FUNCTIONS, Convolutional, architecture
 
@@ -113,7 +113,7 @@ class AverageNetwork(AverageModel):
 
     def predict(self, state, features):
         _, readout = _weights(state)
-        return self._values(state, features) @ readout / _root(readout)
+        return self._values(state, features) @ readout / root_width(readout)
 
     def value_and_pullback(self, state, features):
         filters, readout = _weights(state)
@@ -123,7 +123,7 @@ class AverageNetwork(AverageModel):
             slope = jnp.tensordot(r, gated, (0, 0))
             return _like(state, jnp.einsum("kdm,mk->dm", slope, readout), value.T @ r)
 
-        return value @ readout / _root(readout), pullback
+        return value @ readout / root_width(readout), pullback
 
 
 @pytree_model
@@ -191,7 +191,7 @@ class AverageQuadratic(AverageModel):
                 first += pull_curved(r)
             return _like(state, first, value.T @ r + jnp.einsum("kdm,dm->mk", slope, moved))
 
-        return total / _root(readout), pullback
+        return total / root_width(readout), pullback
 
     def _second_order(self, moved, features):
         """The curved term's value (n, k) and the function that pulls r back to the filters."""
@@ -240,7 +240,7 @@ class FlattenModel(ConvolutionalModel):
 
         _, readout = _weights(state)
         start = jnp.zeros((len(features), readout.shape[1]), readout.dtype)
-        return self._over_positions(state, features, add, start)[0] / _root(readout)
+        return self._over_positions(state, features, add, start)[0] / root_width(readout)
 
     def pullback(self, state, features, r):
         filters, _ = _weights(state)
@@ -359,12 +359,8 @@ def _by_position(params, positions):
 def _like(state, *gradients):
     """The gradients, so far without the factor 1/sqrt(size of the readout), in the shapes of the state."""
     leaves, tree = jax.tree.flatten(state)
-    root = _root(leaves[1])
+    root = root_width(leaves[1])
     return jax.tree.unflatten(tree, [g.reshape(w.shape) / root for g, w in zip(gradients, leaves, strict=True)])
-
-
-def _root(readout):
-    return math.sqrt(readout.shape[0])
 
 
 def _count(features):

@@ -1,4 +1,4 @@
-"""Checks at the door of functions that take numbers or arrays of them."""
+"""Argument checks of functions that take numbers or arrays of them."""
 
 import numpy as np
 

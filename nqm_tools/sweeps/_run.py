@@ -13,7 +13,7 @@ from nqm_tools.sweeps._compute import compute, failed_rows
 from nqm_tools.sweeps._settings import Sweep
 
 SORT_BY = ("data", "network", "width", "model", "seed", "learning_rate_ratio")
-# How often to ask for a group that another process has in hand, in seconds.
+# How often to ask for a group that another process is computing, in seconds.
 PATIENCE = 1.0
 
 
@@ -40,11 +40,11 @@ def run(sweep, store, *, client=None, say=None):
     Raises
     ------
     FileNotFoundError, ValueError
-        If a data set is missing, or a setting is not to be had.
+        If a data set is missing, or a setting is unavailable.
     nqm_tools.store.StoreError
         If the store cannot be written to, say because the disk is full. What was finished is intact.
     KeyboardInterrupt
-        On Ctrl-C, after the group in hand; a second Ctrl-C ends at once.
+        On Ctrl-C, after the group that is computing; a second Ctrl-C ends at once.
     """
     if not isinstance(sweep, Sweep):
         raise TypeError(f"sweep must be an nqm_tools.sweeps.Sweep; got {type(sweep).__name__}")
@@ -82,11 +82,11 @@ def load_curves(store):
 
 
 class _Queue:
-    """The groups that are still to be computed, each with its lock; those that others have in hand come last."""
+    """The groups that are still to be computed, each with its lock; those that others are computing come last."""
 
     def __init__(self, groups, store, interrupted):
         self.waiting, self.store, self.interrupted = collections.deque(groups), store, interrupted
-        self.busy = 0  # how many in a row another process had in hand
+        self.busy = 0  # how many in a row another process was computing
 
     def take(self, wait=True):
         """(group, lock), the lock held; None when nothing is left, or nothing can be had without waiting."""
@@ -243,7 +243,7 @@ def _patient_interrupt(say):
         if interrupted:
             raise KeyboardInterrupt
         interrupted.append(signum)
-        say("interrupted: the group in hand is finished first (Ctrl-C again ends at once)")
+        say("interrupted: the group that is computing is finished first (Ctrl-C again ends at once)")
 
     if threading.current_thread() is not threading.main_thread():  # signals reach the main thread only
         yield interrupted

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from nqm_tools._lapack import one_thread
 from nqm_tools._program import Fresh
-from nqm_tools.training._recording import Snapshot, output_gradient
+from nqm_tools.training._recording import Snapshot
 
 # Losses of a chunk are kept on the device in a buffer of this many steps.
 CHUNK = 256
@@ -323,12 +323,12 @@ def chunk_of_steps(method, problem, rule, batch, start, stop, scalars):
         """The loss of one run, and where a step takes it."""
         if method.batch_size is None:
             prediction, pullback = bound.value_and_pullback(state, features)
-            gradient = pullback(output_gradient(loss, prediction, y))
+            gradient = pullback(loss.output_gradient(prediction, y))
         else:
             prediction = bound.predict(state, features)
             rows = BATCHES[method.batches](key, t, n, method.batch_size)
             value, pullback = bound.value_and_pullback(state, jax.tree.map(lambda leaf: leaf[rows], features))
-            gradient = pullback(output_gradient(loss, value, y[rows]))
+            gradient = pullback(loss.output_gradient(value, y[rows]))
         if rule.linear:
             rate = _rate(method, rate, t, dtype)
         elif method.schedule is not None:
