@@ -47,13 +47,16 @@ def _parser():
     sweep.add_argument("--dask", metavar="ADDRESS", help="a Dask scheduler, such as tcp://127.0.0.1:8786")
     sweep.set_defaults(run=_sweep)
 
-    report = commands.add_parser("report", help="which of the paper's claims the recorded results bear out")
+    report = commands.add_parser("report", help="which of the papers' claims the recorded results bear out")
+    report.add_argument("--paper", metavar="NAME", help="one paper, such as zhu2024 (else all)")
     report.add_argument(
         "--store", metavar="DIR", help="a folder with one store a sweep (else the clone's data/results)"
     )
     report.add_argument("--output", default="report", metavar="DIR", help="where report.md and report.html go")
     report.add_argument(
-        "--quote", metavar="FILE", help="also put the table between the marks <!-- report --> of a file"
+        "--quote",
+        metavar="FILE",
+        help="also put the first paper's counts between the marks <!-- report --> of a file",
     )
     report.set_defaults(run=_report)
 
@@ -177,13 +180,15 @@ def _sweep(args):
 def _report(args):
     from nqm_tools import report
 
-    frame = report.claims(args.store or report.recorded_results())
-    print(f"{report.headline(frame)}\n")
-    print(report.to_markdown(report.summary(frame)))
+    store = args.store or report.recorded_results()
+    frame = report.claims(store, paper=args.paper) if args.paper else report.all_claims(store)
+    for name, rows in frame.groupby("paper", sort=False):
+        print(f"{name}: {report.headline(rows)}\n")
+        print(report.to_markdown(report.summary(rows)))
     for path in report.write(frame, args.output):
         print(f"written: {path}")
     if args.quote:
-        report.quote(frame, args.quote)
+        report.quote(frame[frame["paper"] == frame["paper"].iloc[0]], args.quote)
     return 0
 
 

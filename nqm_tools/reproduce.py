@@ -87,7 +87,7 @@ def reproduce(output, *, scale="quick", only=(), say=print):
         records = output / "results"
         _run_sweeps(records, say)
     if records.is_dir():
-        report.write(report.claims(records), output)
+        report.write(report.all_claims(records), output)
     results = []
     for i, path in enumerate(paths):
         say(f"[{i + 1}/{len(paths)}] {path.stem} ...")

@@ -114,3 +114,22 @@ def test_more_projections_than_examples_are_refused():
     net, params, data = problem()
     with pytest.raises(ValueError, match="projection_6 asks for more eigenvalues than the kernel has, 5"):
         nqm.train(net, data, learning_rate=0.1, steps=1, params=params, record="projection_6")
+
+
+def test_followed_eigenvalues_are_those_of_their_directions_also_where_they_cross(x64):
+    # One-dimensional inputs: the two eigenvectors are known, and never move (theorem 3 of Zhu et al. 2024).
+    data = nqm.datasets.gaussians_1d(16, seed=6)
+    net = networks.two_layer_fc(300)
+    params = net.init(jax.random.key(1), data.x_train.shape)
+    f_quad = nqm.quadraticize(net, params)
+    masks = np.stack([data.x_train[:, 0] >= 0, data.x_train[:, 0] < 0])
+    directions = masks * data.x_train[:, 0] / np.linalg.norm(masks * data.x_train[:, 0], axis=1)[:, None]
+    rate = 1.15 * nqm.critical_learning_rate(nqm.empirical_ntk(net, params, data.x_train))
+    record = ("lambda_1", "lambda_2", "followed_1", "followed_2")
+    record += ({"along": lambda now: jnp.einsum("gi,ij,gj->g", directions, now.kernel, directions)},)
+    frame = nqm.train(f_quad, data, learning_rate=rate, steps=60, params=params, record=record).frame
+    along = frame[["along_1", "along_2"]].to_numpy()
+    first = np.argsort(-along[0])
+    np.testing.assert_allclose(frame[["followed_1", "followed_2"]].to_numpy(), along[:, first], rtol=1e-9)
+    np.testing.assert_allclose(frame[["lambda_1", "lambda_2"]].to_numpy(), -np.sort(-along, axis=1), rtol=1e-9)
+    assert frame["followed_1"].iloc[-1] < frame["followed_2"].iloc[-1], "they crossed"

@@ -638,6 +638,58 @@ def test_wrong_usage_is_code_2(tmp_path, capsys, arguments):
     assert "usage: nqm" in capsys.readouterr().err
 
 
+BASE = """
+name = "base"
+models = ["f_lin", "f"]
+[data]
+name = "digits"
+n_train = 16
+[network]
+name = "two_layer_fc"
+width = 8
+[learning_rates]
+critical = [0.5]
+[training]
+steps = 5
+[scales.quick.network]
+width = 4
+"""
+
+
+def test_a_file_is_laid_over_the_one_that_it_extends(tmp_path):
+    (tmp_path / "base.toml").write_text(BASE)
+    folder = tmp_path / "more"
+    folder.mkdir()
+    (folder / "own.toml").write_text(
+        'extends = "../base.toml"\n[network]\nactivation = "tanh"\n[learning_rates]\nabsolute = [1.0, 2.0]\n'
+        "[scales.quick]\nseeds = 2\n"
+    )
+    (folder / "third.toml").write_text('extends = "own.toml"\nname = "third"\nmodels = ["f"]\n')
+    own, third = (sweeps.Sweep.from_toml(folder / f"{name}.toml") for name in ("own", "third"))
+    assert own.network[0]["width"] == 8
+    assert own.network[0]["activation"] == "tanh"
+    assert (own.unit, own.learning_rates, own.name) == ("absolute", (1.0, 2.0), "base")
+    assert (third.name, third.models, third.network) == ("third", ("f",), own.network)
+    quick = sweeps.Sweep.from_toml(folder / "third.toml", "quick")
+    assert (quick.network[0]["width"], quick.seeds) == (4, (0, 1))
+    # The runs are those of a file that says all of it.
+    plain = BASE.replace("width = 8", 'width = 8\nactivation = "tanh"').replace(
+        "critical = [0.5]", "absolute = [1.0, 2.0]"
+    )
+    (tmp_path / "plain.toml").write_text(plain)
+    files = folder / "own.toml", tmp_path / "plain.toml"
+    keys = [[group.keys for group in sweeps.Sweep.from_toml(path).groups()] for path in files]
+    assert keys[0] == keys[1]
+
+
+@pytest.mark.parametrize("base", ['"none.toml"', "3", '"self.toml"', '"there.toml"'])
+def test_what_a_file_extends_must_be_another_file(tmp_path, base):
+    (tmp_path / "there.toml").write_text('extends = "self.toml"\n')
+    (tmp_path / "self.toml").write_text(f"extends = {base}\n{BASE}")
+    with pytest.raises(ValueError, match=r"(self|there).toml.*(extends must name another sweep file|extends itself)"):
+        sweeps.Sweep.from_toml(tmp_path / "self.toml")
+
+
 # Argument checks
 
 BAD = [

@@ -146,13 +146,11 @@ class Sweep:
 
         ``[learning_rates]`` holds one list, named after its unit; ``[training]`` holds ``steps`` and so on.
         ``[[data]]`` and ``[[network]]`` may be repeated. ``[scales.NAME]`` holds what is different at another scale:
-        its tables are laid over the file's (over each one that is repeated), and its lists replace them.
+        its tables are laid over the file's (over each one that is repeated), and its lists replace them. In the same
+        way a file is laid over the one that it ``extends = "other.toml"``, a path from its own folder.
         """
         path = pathlib.Path(path)
-        try:
-            content = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path} is no TOML file: {error}") from None
+        content = _read(path)
         try:
             sweep = cls(**_from_tables(content, scale))
         except (TypeError, ValueError) as error:
@@ -373,6 +371,22 @@ def _laid_over(content, changes):
         table = isinstance(change, dict) and name != "learning_rates" and name in content
         merged[name] = _laid_over(content[name], change) if table else change
     return merged
+
+
+def _read(path, extending=()):
+    """The tables of a sweep file, laid over those of the file that it extends."""
+    if path.resolve() in extending:
+        raise ValueError(f"{path} extends itself")
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no TOML file: {error}") from None
+    base = content.pop("extends", None)
+    if base is None:
+        return content
+    if not isinstance(base, str) or not (path.parent / base).is_file():
+        raise ValueError(f"{path}: extends must name another sweep file, from this one's folder; got {base!r}")
+    return _laid_over(_read(path.parent / base, (*extending, path.resolve())), content)
 
 
 def _check_training(training):

@@ -195,6 +195,22 @@ def _projection(i, now):
     return now.eigenpairs[1][:, i - 1] @ now.residual.ravel()
 
 
+def _followed(i):
+    """The eigenvalue that is the i-th at the start, followed along the run: its eigenvector at each row is the one that
+    overlaps most with that of the row before. Sorted eigenvalues cross; rows must be close enough for it."""
+
+    def start(now):
+        _check_index(f"followed_{i}", i, now)
+        return now.eigenpairs[1][:, i - 1]
+
+    def update(before, now):
+        eigenvalues, eigenvectors = now.eigenpairs
+        at = jnp.argmax(jnp.abs(before @ eigenvectors))
+        return eigenvectors[:, at], eigenvalues[at]
+
+    return Recorder(start, update)
+
+
 def _check_index(name, i, now):
     if i > now.y.size:
         raise ValueError(f"record: {name} asks for more eigenvalues than the kernel has, {now.y.size}")
@@ -266,6 +282,7 @@ RECORDERS = {
     "distance": lambda now: now.distance,
     **{f"lambda_{i}": functools.partial(_eigenvalue, i) for i in _NUMBERS},
     **{f"projection_{i}": functools.partial(_projection, i) for i in _NUMBERS},
+    **{f"followed_{i}": _followed(i) for i in _NUMBERS},
     "R_f": lambda now: now._corrections["R_f"],
     "R_K": lambda now: now._corrections["R_K"],
     "sharpness": Recorder(_sharpness.start, _sharpness.update),

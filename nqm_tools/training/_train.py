@@ -82,7 +82,8 @@ def train(
           started), ``weight_norm``;
         - ``lambda_1`` to ``lambda_8`` and ``trace``: largest eigenvalues and trace of the tangent kernel K on the
           training inputs; ``projection_1`` to ``projection_8`` of the residual r on their unit eigenvectors p_i, whose
-          sums are not negative;
+          sums are not negative; ``followed_1`` to ``followed_8``: the eigenvalues that are the largest at the start,
+          each followed by its eigenvector from row to row (those above are sorted anew at each row, and cross);
         - ``R_f`` and ``R_K``: the corrections along p_1 of the step of plain gradient descent from here, ``p_1^T R_f
           p_1`` and ``p_1^T R_K p_1`` (see :func:`nqm_tools.kernel_step`; figures 6 and 7 of Zhu et al. 2024). For a
           model that is not quadratic ``R_f`` is ``<p_1, r(t+1)>/<p_1, r(t)> - 1 + eta lambda_1``;

@@ -1,0 +1,40 @@
+"""Papers, a folder each: their panels, their claims, and the rules that decide these from recorded runs.
+
+A paper is a module with ``TITLE`` and ``claims() -> list of Claim``; :func:`nqm_tools.report.decide` is the engine. To
+add one, write the folder and its name in ``NAMES``.
+
+>>> from nqm_tools import papers
+>>> papers.load("zhu2024").TITLE
+'Zhu, Liu, Radhakrishnan, Belkin, "Quadratic models for understanding catapult dynamics of neural networks" (ICLR 2024)'
+"""
+
+import importlib
+
+from nqm_tools.papers._rules import CONFIDENCE, Claim, Finding, Interval, recorded, runs_of, unknown
+
+NAMES = ("zhu2024", "ours")
+
+__all__ = [
+    "CONFIDENCE",
+    "NAMES",
+    "Claim",
+    "Finding",
+    "Interval",
+    "load",
+    "recorded",
+    "runs_of",
+    "unknown",
+]
+
+
+def load(name):
+    """The module of a paper.
+
+    Raises
+    ------
+    ValueError
+        If there is no such paper.
+    """
+    if name not in NAMES:
+        raise ValueError(f"there is no paper {name!r}; there are {', '.join(NAMES)}")
+    return importlib.import_module(f"nqm_tools.papers.{name}")

@@ -1,0 +1,185 @@
+"""What every paper's rules are made of: claims, findings, the interval over seeds, and the recorded runs."""
+
+import pathlib
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+# Fewer do not decide what needs a spread over seeds.
+FEWEST_SEEDS = 5
+CONFIDENCE = 0.95
+
+
+class Claim(NamedTuple):
+    """A statement of a paper (or of ours), and the rule that decides it from a recorded sweep.
+
+    Attributes
+    ----------
+    figure, panel
+        Where it is made.
+    sweep
+        The sweep file, and the folder of its runs; empty for what is computed on the spot.
+    statement, rule
+        What is claimed, and what is asked of the runs.
+    check
+        Takes the frame of :func:`recorded` (nothing without a sweep) and gives a :class:`Finding`.
+    kind
+        ``"claim"``; ``"check"`` of ours about the recording; ``"identity"`` for what holds by construction or by a
+        proof for every run: it cannot fail, so it supports nothing, and an exception would be a fault of the code.
+    status
+        How we know what is ours: ``"proved"``, ``"derived"`` (to some order, without a bound) or ``"observed"``.
+    awaited
+        Whether its data set is one that the project could not obtain so far.
+    """
+
+    figure: str
+    panel: str
+    sweep: str
+    statement: str
+    rule: str
+    check: Callable
+    kind: str = "claim"
+    status: str = ""
+    awaited: bool = False
+
+
+class Finding(NamedTuple):
+    """``measured`` is a text with numbers; ``holds`` is None where the records do not suffice to tell."""
+
+    measured: str
+    holds: bool | None
+
+
+def unknown(reason):
+    return Finding(reason, None)
+
+
+def recorded(store, sweep):
+    """The recorded steps of a sweep, a row a step, with the settings and results of their runs.
+
+    Failed runs are left out. A run that was recorded as divergent because it happened to end in a spike is told by
+    :func:`nqm_tools.regime`, applied to its recorded losses; its best test loss and accuracy are those of its rows.
+
+    Returns
+    -------
+    pandas.DataFrame
+        As :func:`nqm_tools.sweeps.load_curves` gives it; without rows if there is no such folder.
+    """
+    import pandas as pd
+
+    from nqm_tools import sweeps
+
+    folder = pathlib.Path(store) / sweep
+    if not folder.is_dir():
+        return pd.DataFrame()
+    curves = sweeps.load_curves(folder)
+    if curves.empty:
+        return curves
+    curves = curves[curves["status"] != "failed"]
+    for _, rows in curves[curves["regime"] == "divergent"].groupby("key"):
+        mended = _mended(rows)
+        if mended:
+            curves.loc[rows.index, list(mended)] = list(mended.values())
+    return curves
+
+
+def _mended(rows):
+    """What changes in a run's columns if its recorded losses are not those of a divergent run."""
+    from nqm_tools import regime
+    from nqm_tools.training import CATAPULT_RISE
+
+    losses = rows["train_loss"].to_numpy()
+    found = regime(losses)
+    if found == "divergent":
+        return {}
+    # The highest loss is known over all steps, also between the recorded ones.
+    if found == "monotone" and rows["peak_loss"].iloc[0] > (1 + CATAPULT_RISE) * losses[0]:
+        found = "catapult"
+    mended = {"regime": found}
+    if "test_loss" in rows:
+        mended |= {"best_test_loss": rows["test_loss"].min(), "best_step": rows["step"][rows["test_loss"].idxmin()]}
+    if "test_accuracy" in rows:
+        mended["best_test_accuracy"] = rows["test_accuracy"].max()
+    return mended
+
+
+def runs_of(curves):
+    """A row a run, of the frame of :func:`recorded`: its settings and results."""
+    return curves.drop_duplicates("key") if len(curves) else curves
+
+
+def not_as_claimed(runs, model):
+    """Why these runs of a model are not what a claim about the critical rate is about, in words; None if they are.
+
+    Below the critical rate a run must be monotone, above it a catapult, or divergent.
+    """
+    runs = runs[runs["model"] == model]
+    for above, accepted, what in ((False, ("monotone",), "monotone"), (True, ("catapult", "divergent"), "catapults")):
+        side = runs[(runs["learning_rate_ratio"] > 1) == above]
+        if above is False:
+            side = side[side["regime"] != "divergent"]
+        wrong = side[~side["regime"].isin(accepted)]
+        if len(wrong):
+            where = "above" if above else "below"
+            rates = ", ".join(f"{rate:g}" for rate in sorted(wrong["learning_rate_ratio"].unique()))
+            kinds = ", ".join(sorted(wrong["regime"].unique()))
+            return (
+                f"{len(wrong)} of {len(side)} runs of {model} {where} the critical rate are not {what} "
+                f"({kinds} at {rates})"
+            )
+    return None
+
+
+class Interval(NamedTuple):
+    """The mean of numbers, one a seed, and the 95 % interval of the true mean (Student's t)."""
+
+    mean: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values):
+        from scipy import stats
+
+        values = np.asarray(values, dtype=float)
+        mean = values.mean()
+        if values.size < 2:
+            return cls(mean, -np.inf, np.inf)
+        half = stats.t.ppf((1 + CONFIDENCE) / 2, values.size - 1) * values.std(ddof=1) / np.sqrt(values.size)
+        return cls(mean, mean - half, mean + half)
+
+
+def estimate(values, form="{:.3g}", unit="", of="seeds"):
+    """``mean unit (low to high; n seeds)``, with the interval of :class:`Interval`."""
+    mean, low, high = Interval.of(values)
+    if np.isinf(low):
+        return f"{form.format(mean)}{unit} (1 {of.removesuffix('s')}, no interval)"
+    return f"{form.format(mean)}{unit} ({form.format(low)} to {form.format(high)}; {len(values)} {of})"
+
+
+def estimated_percent(values, of="seeds"):
+    return estimate(100 * np.asarray(values), "{:.2f}", " %", of)
+
+
+def mean_and_sd(values):
+    """Mean and sample standard deviation; of one value the latter is NaN, for there is no spread."""
+    values = np.asarray(values, dtype=float)
+    return values.mean(), values.std(ddof=1) if values.size > 1 else np.nan
+
+
+def spread(values, form="{:.3g}", unit="", of="seeds"):
+    """``mean ± sd (n seeds)`` of one number a seed, or of whatever else there are several."""
+    mean, sd = mean_and_sd(values)
+    if np.isnan(sd):
+        return f"{form.format(mean)}{unit} (1 {of.removesuffix('s')}, no spread)"
+    return f"{form.format(mean)} ± {form.replace('+', '').format(sd)}{unit} ({len(values)} {of})"
+
+
+def percent(values, of="seeds"):
+    return spread(100 * np.asarray(values), "{:.2f}", " %", of)
+
+
+def slope(sizes, values):
+    """The exponent a in ``values ~ sizes^a``."""
+    return np.polyfit(np.log(np.asarray(sizes, float)), np.log(np.asarray(values, float)), 1)[0]

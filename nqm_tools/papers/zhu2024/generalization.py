@@ -1,0 +1,253 @@
+"""Rules for panels of best test loss (or accuracy) against learning rate: figures 2b, 4, 9, 10, 19.6, 19.8.
+
+The paper's number, the best test loss over steps and rates, is optimistic: both are chosen on the examples that they
+are judged on, and noise alone makes the best of many look better than the best of few. What decides here is chosen
+blindly: for each seed the rate and the step that are best on the mean of the *other* seeds, judged on this one; the
+gains, one a seed, are paired, and hold if their 95 % interval (Student's t) says so.
+
+Each rule takes the frame that :func:`nqm_tools.papers.recorded` gives for one panel, a row a recorded step.
+"""
+
+import itertools
+from typing import NamedTuple
+
+import numpy as np
+
+from nqm_tools.papers._rules import (
+    FEWEST_SEEDS,
+    Finding,
+    Interval,
+    estimate,
+    estimated_percent,
+    not_as_claimed,
+    runs_of,
+    unknown,
+)
+
+MODELS = ("f", "f_lin", "f_quad")
+# The project's bar for figure 2b (its other panels: below at all).
+AGREEMENT = 0.02
+CLEAR_GAIN = 0.05
+# With fewer wrong answers than this there is no room for a higher accuracy.
+FEWEST_ERRORS = 5
+# A training loss of which nothing is left to learn.
+FITTED = 1e-3
+CURVES = {"best_test_loss": "test_loss", "best_test_accuracy": "test_accuracy"}
+
+
+def agreement(curves):
+    """Below the critical rate: how far apart the three models' best test losses are at the same rate and seed."""
+    runs = runs_of(curves)
+    below = runs[(runs["learning_rate_ratio"] < 1) & runs["model"].isin(MODELS)]
+    diverged = below[below["regime"] == "divergent"]
+    if not diverged.empty:
+        return Finding(f"{len(diverged)} of {len(below)} runs diverge below the critical rate", False)
+    for model in MODELS:
+        if reason := not_as_claimed(below, model):
+            return unknown(reason)
+    table = below.pivot_table(index=["seed", "learning_rate_ratio"], columns="model", values="best_test_loss")
+    if not set(MODELS) <= set(table.columns) or table[list(MODELS)].dropna().empty:
+        return unknown("the three models are not recorded at one rate below the critical one")
+    table = table[list(MODELS)].dropna()
+    apart = (table.max(axis=1) - table.min(axis=1)) / table.mean(axis=1)
+    worst = apart.groupby("seed").max()
+    measured = f"apart by {estimated_percent(worst)} at most"
+    return Finding(measured, None if len(worst) < FEWEST_SEEDS else Interval.of(worst).high <= AGREEMENT)
+
+
+class Gains(NamedTuple):
+    """How much better a model does above the critical rate than below it: arrays of one number a seed.
+
+    ``blind`` with rate and step chosen on the other seeds (NaN where the chosen rate diverges on this one),
+    ``optimistic`` with both chosen on what they are judged on, as the paper's figures are. Losses: the share by which
+    they are lower. Accuracies: the difference. ``rates`` are the rates above that were chosen blindly, ``best_rate``
+    the optimistic one; ``below`` the best value below, by the optimistic choice.
+    """
+
+    seeds: tuple
+    blind: np.ndarray
+    optimistic: np.ndarray
+    rates: np.ndarray
+    best_rate: float
+    below: np.ndarray
+
+
+def gains(curves, model, column="best_test_loss"):
+    """The :class:`Gains` of a model, or a text that says what is missing.
+
+    Of the rates that every seed has; ``column`` is ``best_test_loss`` or ``best_test_accuracy``.
+    """
+    rows = curves[curves["model"] == model]
+    if rows.empty:
+        return f"{model} is not recorded"
+    # Of a run that diverged nothing counts.
+    values = rows[CURVES[column]].where(rows["regime"] != "divergent")
+    table = rows.assign(value=values).pivot_table(
+        index="seed", columns=["learning_rate_ratio", "step"], values="value", dropna=False
+    )
+    everywhere = set(rows["learning_rate_ratio"])
+    for _, of_seed in rows.groupby("seed"):
+        everywhere &= set(of_seed["learning_rate_ratio"])
+    sides = [[r for r in sorted(everywhere) if (r > 1) == above] for above in (False, True)]
+    if not all(sides):
+        return f"{model} is not recorded on both sides of the critical rate"
+    below, above = (np.stack([table[r].to_numpy() for r in side], axis=1) for side in sides)
+    lower = column == "best_test_loss"
+    blind_below, _ = _blind(below if lower else -below)
+    blind_above, chosen = _blind(above if lower else -above)
+    best_below, _ = _best(below if lower else -below)
+    best_above, best = _best(above if lower else -above)
+    gained = _share if lower else _difference
+    return Gains(
+        tuple(table.index),
+        gained(blind_above, blind_below),
+        gained(best_above, best_below),
+        np.array([sides[1][i] if i >= 0 else np.nan for i in chosen]),
+        sides[1][best] if best >= 0 else np.nan,
+        best_below if lower else -best_below,
+    )
+
+
+def _share(above, below):
+    return 1 - above / below
+
+
+def _difference(above, below):
+    return below - above
+
+
+def _blind(values):
+    """What the rate and step that are best (lowest) on the mean of the other seeds give on each seed.
+
+    ``values`` (seeds, rates, steps), NaN where a run diverged. Rates at which another seed diverged are not chosen.
+    Also the indices of the chosen rates; -1, and NaN, where there is no other seed or no rate left.
+    """
+    found, chosen = np.full(len(values), np.nan), np.full(len(values), -1)
+    for seed in range(len(values)):
+        others = np.delete(values, seed, axis=0)
+        means = others.mean(axis=0) if len(others) else np.full(values.shape[1:], np.nan)
+        if not np.isnan(means).all():
+            place = np.unravel_index(np.nanargmin(means), means.shape)
+            found[seed], chosen[seed] = values[(seed, *place)], place[0]
+    return found, chosen
+
+
+def _best(values):
+    """The lowest value over the steps of each seed, at the rate with the best mean of these; the rate's index."""
+    lowest = np.full(values.shape[:2], np.nan)
+    some = ~np.isnan(values).all(axis=2)
+    lowest[some] = np.nanmin(values[some], axis=1)
+    means = lowest.mean(axis=0)
+    if np.isnan(means).all():
+        return np.full(len(values), np.nan), -1
+    best = int(np.nanargmin(means))
+    return lowest[:, best], best
+
+
+def gain(model, least=0.0, column="best_test_loss"):
+    """Whether a model does better above the critical rate than below it, with rate and step chosen on other seeds.
+
+    The lower end of the 95 % interval of the paired gains must be above ``least`` (a share of the loss); for accuracies
+    above 0, and the mean gain more than one test example.
+    """
+    accuracy = column == "best_test_accuracy"
+
+    def check(curves):
+        runs = runs_of(curves)
+        found = gains(curves, model, column)
+        if isinstance(found, str):
+            return unknown(found)
+        if reason := not_as_claimed(runs, model):
+            return unknown(reason)
+        if np.isnan(found.optimistic).any():
+            return Finding(f"{model} converges with every seed at no rate above the critical one", False)
+        say = (
+            (lambda values: estimate(100 * values, "{:+.2f}", " points"))
+            if accuracy
+            else (lambda values: "lower by " + estimated_percent(values))
+        )
+        optimistic = f"{say(found.optimistic)} at {found.best_rate:g}, chosen on the test examples themselves"
+        if len(found.seeds) < FEWEST_SEEDS:
+            return unknown(f"{optimistic}; {FEWEST_SEEDS} seeds are needed")
+        if accuracy:
+            errors = (1 - found.below.mean()) * runs["n_test"].iloc[0]
+            if errors < FEWEST_ERRORS:
+                return unknown(f"{optimistic}; only {errors:.1f} wrong answers are left below the critical rate")
+        lost = int(np.isnan(found.blind).sum())
+        if lost:
+            return Finding(f"the rate chosen on the other seeds diverges on {lost} of {len(found.blind)} seeds", False)
+        interval = Interval.of(found.blind)
+        holds = interval.low > least
+        if accuracy:
+            holds = holds and interval.mean > 1 / runs["n_test"].iloc[0]
+        rates = " or ".join(f"{rate:g}" for rate in sorted(set(found.rates)))
+        return Finding(f"{say(found.blind)} at {rates} times the critical rate; {optimistic}", bool(holds))
+
+    return check
+
+
+def falls_over_a_range(model, at_least=2):
+    """Whether the best test loss falls from rate to rate above the critical one: paired over seeds, each fall clear.
+
+    From the largest rate below the critical one on; the mean fall and its 95 % interval at each of the first
+    ``at_least`` rates above.
+    """
+
+    def check(curves):
+        runs = runs_of(curves)
+        if runs.empty or model not in set(runs["model"]):
+            return unknown(f"{model} is not recorded")
+        if reason := not_as_claimed(runs, model):
+            return unknown(reason)
+        table = best_by_rate(runs, model)
+        below, above = [r for r in table if r < 1], [r for r in table if r > 1]
+        if not below or len(above) < at_least:
+            return unknown(f"{model} is recorded at {len(above)} rates above the critical one")
+        if len(table) < FEWEST_SEEDS:
+            return unknown(f"{len(table)} seeds are recorded, {FEWEST_SEEDS} are needed")
+        path = [below[-1], *above]
+        falls = [Interval.of(1 - table[b] / table[a]) for a, b in itertools.pairwise(path)]
+        falling = next((i for i, fall in enumerate(falls) if not fall.low > 0), len(falls))
+        if falling < at_least and len(above) == at_least:
+            return unknown(f"only {len(above)} rates above the critical one are recorded, too few to tell")
+        until = f", to {above[falling - 1]:g} times the critical rate" if falling else ""
+        first = ", ".join(
+            f"{100 * fall.mean:.1f} % ({100 * fall.low:.1f} to {100 * fall.high:.1f})" for fall in falls[:at_least]
+        )
+        measured = (
+            f"falls clearly over {falling} of {len(above)} rates{until}; the first by {first}; {len(table)} seeds"
+        )
+        return Finding(measured, falling >= at_least)
+
+    return check
+
+
+def linear_model_diverges(curves):
+    """Whether every run of the linear model above the critical rate diverges: an identity."""
+    runs = runs_of(curves)
+    runs = runs[(runs["model"] == "f_lin") & (runs["learning_rate_ratio"] > 1)]
+    if runs.empty:
+        return unknown("f_lin is not recorded above the critical rate")
+    diverged = int((runs["regime"] == "divergent").sum())
+    rates = runs["learning_rate_ratio"].nunique()
+    return Finding(f"{diverged} of {len(runs)} runs diverge ({rates} rates)", diverged == len(runs))
+
+
+def long_enough(curves):
+    """Whether no best test loss below the critical rate is at the last step, unless there is nothing left to learn."""
+    runs = runs_of(curves)
+    runs = runs[(runs["learning_rate_ratio"] < 1) & (runs["regime"] != "divergent")]
+    if runs.empty:
+        return unknown("no run below the critical rate is recorded")
+    cut_short = runs[(runs["best_step"] >= runs["steps"]) & (runs["final_loss"] > FITTED)]
+    latest = int(runs["best_step"].max())
+    measured = (
+        f"{runs['steps'].max()} steps; the latest best one is {latest}; {len(cut_short)} of {len(runs)} runs cut short"
+    )
+    return Finding(measured, cut_short.empty)
+
+
+def best_by_rate(runs, model, column="best_test_loss"):
+    """``column`` by seed (rows) and learning rate (columns, ascending), where every seed has a number."""
+    rows = runs[runs["model"] == model]
+    return rows.pivot_table(index="seed", columns="learning_rate_ratio", values=column, dropna=False).dropna(axis=1)

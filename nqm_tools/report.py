@@ -1,0 +1,302 @@
+"""Which claims the recorded results bear out: one row a claim, decided by rules in code.
+
+The papers, with their claims and rules, are in :mod:`nqm_tools.papers`; here is the engine. A record is a folder
+``<store>/<sweep>``, named after the sweep's file in ``experiments/``, as ``nqm sweep`` fills it.
+
+>>> import tempfile
+>>> claims(tempfile.mkdtemp(), figures=["4"])["verdict"].unique().tolist()
+['not recorded', 'waits for data']
+"""
+
+import html
+import pathlib
+
+from nqm_tools import papers
+
+VERDICTS = ("holds", "does not hold", "undecided", "identity", "waits for data", "not recorded")
+MARK = "<!-- report -->\n"
+COLUMNS = ("paper", "figure", "panel", "kind", "status", "claim", "measured", "rule", "verdict", "recorded")
+
+
+def recorded_results():
+    """The clone's ``data/results``.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the package does not lie in a clone: installed packages carry no results.
+    """
+    folder = pathlib.Path(__file__).resolve().parents[1] / "data" / "results"
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            "the recorded results are part of the repository, not of the installed package: run this in a clone, "
+            "or name a folder of your own (--store)"
+        )
+    return folder
+
+
+def claims(store, figures=None, paper="zhu2024"):
+    """Decide the claims of a paper from recorded results.
+
+    Parameters
+    ----------
+    store : path
+        A folder with one store a sweep, such as the repository's ``data/results``.
+    figures : sequence of str, optional
+        Only these figures or theorems: ``["2b", "Theorem 1"]``.
+    paper : str
+        One of ``nqm_tools.papers.NAMES``.
+
+    Returns
+    -------
+    pandas.DataFrame
+        As :func:`decide` gives it.
+
+    Raises
+    ------
+    ValueError
+        If the folder or the paper does not exist, or there is no such figure.
+    """
+    wanted = papers.load(paper).claims()
+    if figures is not None:
+        known = list(dict.fromkeys(claim.figure for claim in wanted))
+        unknown = [figure for figure in figures if figure not in known]
+        if unknown:
+            raise ValueError(f"no claim is about figure {', '.join(unknown)}; there are {', '.join(known)}")
+        wanted = [claim for claim in wanted if claim.figure in figures]
+    return decide(wanted, store).assign(paper=paper)
+
+
+def all_claims(store):
+    """The claims of all papers, under each other."""
+    import pandas as pd
+
+    return pd.concat([claims(store, paper=name) for name in papers.NAMES], ignore_index=True)
+
+
+def decide(claims, store):
+    """Decide claims (:class:`nqm_tools.papers.Claim`) from a folder of recorded results.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns paper, figure, panel, kind, status, claim (what is said), measured, rule, verdict (one of
+        :data:`VERDICTS`), recorded (models, seeds, rates, width, machine). ``undecided`` is a claim for which too few
+        seeds, rates or models are recorded, or whose runs are not of the regime that it is about; ``identity`` what
+        cannot fail and did not; ``not recorded`` a claim without any run; ``waits for data`` one whose data set is
+        unavailable.
+
+    Raises
+    ------
+    ValueError
+        If the folder does not exist.
+    """
+    import pandas as pd
+
+    store = pathlib.Path(store)
+    if not store.is_dir():
+        raise ValueError(f"store must be a folder of results; there is no {str(store)!r}")
+    frames = {}
+    rows = []
+    for claim in claims:
+        if claim.sweep and claim.sweep not in frames:
+            frames[claim.sweep] = papers.recorded(store, claim.sweep)
+        rows.append(_row(claim, frames.get(claim.sweep)))
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def summary(frame):
+    """The frame of :func:`claims` in short: one row a figure and panel, and which of its claims do not hold."""
+    import pandas as pd
+
+    rows = []
+    for (figure, panel), group in frame.groupby(["figure", "panel"], sort=False):
+        counts = group["verdict"].value_counts()
+        decided = counts.get("holds", 0) + counts.get("does not hold", 0)
+        # An identity says nothing about a panel.
+        open_ = [
+            f"{counts[verdict]} {verdict}" for verdict in VERDICTS[2:] if verdict in counts and verdict != "identity"
+        ]
+        waits = set(group["verdict"]) == {"waits for data"}
+        rows.append(
+            {
+                "figure": figure,
+                "panel": panel,
+                "holds": f"{counts.get('holds', 0)} of {decided}" if decided else "",
+                "does not hold": "; ".join(
+                    f"{row.claim} ({row.measured})" for row in group.itertuples() if row.verdict == "does not hold"
+                ),
+                "open": "waits for data" if waits else ", ".join(open_),
+                "recorded": group["recorded"].iloc[0],
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def readme_table(frame):
+    """What the repository's README quotes of the frame of :func:`claims`: the counts, and what does not hold."""
+    failed = frame[frame["verdict"] == "does not hold"]
+    lines = [f"- {row.figure}, {row.panel}: {row.claim} ({row.measured})\n" for row in failed.itertuples()]
+    return f"{headline(frame)}\n\n" + ("What does not hold:\n\n" + "".join(lines) if lines else "")
+
+
+def quote(frame, path):
+    """Put :func:`readme_table` between the two marks ``<!-- report -->`` of a file."""
+    path = pathlib.Path(path)
+    parts = path.read_text(encoding="utf-8").split(MARK)
+    if len(parts) != 3:
+        raise ValueError(f"{path} must have two marks {MARK.strip()}, each on a line of its own")
+    path.write_text(MARK.join((parts[0], readme_table(frame), parts[2])), encoding="utf-8")
+
+
+def to_markdown(frame):
+    """A frame as a Markdown table."""
+    lines = [list(frame.columns), ["---"] * len(frame.columns), *frame.astype(str).to_numpy().tolist()]
+    return "".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |\n" for line in lines)
+
+
+def write(frame, output):
+    """Write ``report.md`` and ``report.html``: for each paper the summary, then every claim; both paths.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        As :func:`claims` gives it; those of several papers under each other.
+    output : path
+        A folder; made if need be.
+    """
+    output = pathlib.Path(output)
+    output.mkdir(parents=True, exist_ok=True)
+    sections, pages = [], []
+    for name, rows in frame.groupby("paper", sort=False):
+        title, shown = papers.load(name).TITLE, rows.drop(columns="paper")
+        if not shown["status"].any():
+            shown = shown.drop(columns="status")
+        tables = summary(rows), shown
+        sections.append(_MARKDOWN_PAPER.format(title, headline(rows), *map(to_markdown, tables)))
+        as_html = [t.to_html(index=False, border=0, formatters={"verdict": _mark}, escape=True) for t in tables]
+        pages.append(_HTML_PAPER.format(html.escape(title), html.escape(headline(rows)), *as_html))
+    written = output / "report.md", output / "report.html"
+    written[0].write_text(_MARKDOWN.format("\n".join(sections)), encoding="utf-8")
+    written[1].write_text(_HTML.format("\n".join(pages)), encoding="utf-8")
+    return written
+
+
+def headline(frame):
+    """How many of a paper's claims hold, of its identities, and of the checks of ours."""
+    claimed, identities = frame[frame["kind"] == "claim"], frame[frame["kind"] == "identity"]
+    parts = [_counted(claimed, "claim")]
+    if len(identities):
+        broken = int((identities["verdict"] == "does not hold").sum())
+        parts.append(
+            f"{_count(len(identities), 'identity', 'identities')}, which cannot fail "
+            + (f"({broken} did: a fault)" if broken else "(and did not)")
+        )
+    checks = frame[frame["kind"] == "check"]
+    if len(checks):
+        parts.append(f"{_counted(checks, 'check')} of the recordings")
+    return "; ".join(parts) + "."
+
+
+def _counted(frame, noun):
+    counts = frame["verdict"].value_counts()
+    each = ", ".join(f"{counts[verdict]} {_PLURAL[verdict]}" for verdict in VERDICTS if verdict in counts)
+    return f"{_count(len(frame), noun)} ({each})" if each else f"no {noun}"
+
+
+_PLURAL = dict(
+    zip(
+        VERDICTS,
+        ("hold", "do not hold", "are undecided", "are identities", "wait for data", "are not recorded"),
+        strict=True,
+    )
+)
+
+
+def _mark(verdict):
+    return {"holds": "✓ ", "does not hold": "✗ "}.get(verdict, "") + verdict
+
+
+def _row(claim, frame):
+    if not claim.sweep:
+        finding, recorded = claim.check(), "computed by the report"
+    elif frame.empty:
+        measured, verdict, recorded = "", "waits for data" if claim.awaited else "not recorded", ""
+        return ("", *claim[:2], claim.kind, claim.status, claim.statement, measured, claim.rule, verdict, recorded)
+    else:
+        finding, recorded = claim.check(frame), _recorded(papers.runs_of(frame))
+    verdict = {True: "holds", False: "does not hold", None: "undecided"}[finding.holds]
+    if claim.kind == "identity" and verdict == "holds":
+        verdict = "identity"
+    return ("", *claim[:2], claim.kind, claim.status, claim.statement, finding.measured, claim.rule, verdict, recorded)
+
+
+def _recorded(runs):
+    """Runs, seeds, rates, sizes and machine of a record, in words."""
+    models = {}
+    for model, rows in runs.groupby("model"):
+        size = f"{_count(rows['seed'].nunique(), 'seed')}, {_count(rows['learning_rate_ratio'].nunique(), 'rate')}"
+        models.setdefault(size, []).append(model)
+    parts = [", ".join(names) + f": {size}" for size, names in models.items()]
+    for name in ("width", "gamma"):
+        if name in runs:
+            parts.append(f"{name} " + ", ".join(f"{value:g}" for value in sorted(runs[name].dropna().unique())))
+    machines = runs[["device", "cores"]].drop_duplicates()
+    parts += [_count(cores, f"{device} core") if device == "cpu" else device for device, cores in machines.to_numpy()]
+    return "; ".join(parts)
+
+
+def _count(number, noun, plural=None):
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"
+
+
+_MARKDOWN = """# Which claims hold
+
+Computed from recorded results by `nqm report`. "a (b to c; n seeds)" is a mean with its 95 % interval (Student's t over
+seeds); ± is one standard deviation. Gains are paired over seeds, with the learning rate and the step chosen on the
+other seeds; the number beside each, with both chosen on the test examples themselves, is the one that the papers draw.
+An identity holds by construction or by a proof for every run: it cannot fail, and supports nothing.
+
+{}"""
+
+_MARKDOWN_PAPER = """## {}
+
+{}
+
+### Summary
+
+{}
+### Claims
+
+{}"""
+
+_HTML = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>nqm-tools: which claims hold</title>
+<style>
+body {{ font: 15px/1.45 system-ui, sans-serif; max-width: 90rem; margin: 2rem auto; padding: 0 1rem; color: #222; }}
+table {{ border-collapse: collapse; width: 100%; margin: 1rem 0 2rem; }}
+th, td {{ text-align: left; vertical-align: top; padding: .35rem .6rem; border-bottom: 1px solid #ddd; }}
+th {{ border-bottom: 2px solid #888; }}
+</style>
+</head>
+<body>
+<h1>Which claims hold</h1>
+<p>Computed from recorded results by <code>nqm report</code>. “a (b to c; n seeds)” is a mean with its 95 % interval
+(Student's t over seeds); ± is one standard deviation. Gains are paired over seeds, with the learning rate and the step
+chosen on the other seeds.</p>
+{}
+</body>
+</html>
+"""
+
+_HTML_PAPER = """<h2>{}</h2>
+<p>{}</p>
+<h3>Summary</h3>
+{}
+<h3>Claims</h3>
+{}
+"""
