@@ -111,12 +111,13 @@ def summary(frame):
 
     rows = []
     for (figure, panel), group in frame.groupby(["figure", "panel"], sort=False):
-        counts = group["verdict"].value_counts()
+        claimed = group[group["kind"] == "claim"]
+        counts = claimed["verdict"].value_counts()
         decided = counts.get("holds", 0) + counts.get("does not hold", 0)
-        # An identity says nothing about a panel.
-        open_ = [
-            f"{counts[verdict]} {verdict}" for verdict in VERDICTS[2:] if verdict in counts and verdict != "identity"
-        ]
+        open_ = [f"{counts[verdict]} {verdict}" for verdict in VERDICTS[2:] if verdict in counts]
+        # Checks of the recording and identities say nothing for a panel, but something against it.
+        broken = group[(group["kind"] != "claim") & (group["verdict"] == "does not hold")]
+        open_ += [f"not so: {row.claim} ({row.measured})" for row in broken.itertuples()]
         waits = set(group["verdict"]) == {"waits for data"}
         rows.append(
             {
@@ -124,7 +125,7 @@ def summary(frame):
                 "panel": panel,
                 "holds": f"{counts.get('holds', 0)} of {decided}" if decided else "",
                 "does not hold": "; ".join(
-                    f"{row.claim} ({row.measured})" for row in group.itertuples() if row.verdict == "does not hold"
+                    f"{row.claim} ({row.measured})" for row in claimed.itertuples() if row.verdict == "does not hold"
                 ),
                 "open": "waits for data" if waits else ", ".join(open_),
                 "recorded": group["recorded"].iloc[0],

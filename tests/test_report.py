@@ -145,7 +145,8 @@ def test_what_cannot_fail_is_counted_apart():
     )
     frame.loc[1, "verdict"] = "does not hold"
     assert "1 identity, which cannot fail (1 did: a fault)" in report.headline(frame)
-    assert report.summary(frame)["holds"].tolist() == ["2 of 3"]
+    assert report.summary(frame)["holds"].tolist() == ["1 of 1"]
+    assert report.summary(frame)["open"].tolist() == ["not so: identity (1)"]
 
 
 def test_without_a_clone_the_command_says_where_results_are(monkeypatch, tmp_path, capsys):

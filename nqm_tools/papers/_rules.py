@@ -87,7 +87,7 @@ def recorded(store, sweep):
 def _mended(rows):
     """What changes in a run's columns if its recorded losses are not those of a divergent run."""
     from nqm_tools import regime
-    from nqm_tools.training import CATAPULT_RISE
+    from nqm_tools.training._runs import CATAPULT_RISE
 
     losses = rows["train_loss"].to_numpy()
     found = regime(losses)

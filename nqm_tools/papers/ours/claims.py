@@ -11,7 +11,7 @@ from nqm_tools.papers.ours import errata
 from nqm_tools.papers.zhu2024 import kernels, theorems
 
 # Laws of wide networks are read at the largest width, up to this multiple of the critical rate.
-LAW_UP_TO, LAW_ERROR = 1.35, 0.02
+LAW_UP_TO, LAW_ERROR = 1.25, 0.02
 STARTS, STEPS = 4000, 20_000
 # Errata: a form is right below the one and wrong above the other (relative).
 RIGHT, WRONG = 1e-10, 1e-3
@@ -25,7 +25,7 @@ def claims():
             "one example",
             "theorems_1_2",
             "the peak of the loss is u/(2 c eta^2), u = delta^2/2 + delta^3/3 + 3/32 delta^4, delta = eta lambda_0 - 2",
-            "label 0, widest network, up to 1.3 times the critical rate: the 95 % interval of the mean error over "
+            "label 0, widest network, up to 1.2 times the critical rate: the 95 % interval of the mean error over "
             "seeds, "
             f"at each rate, reaches to within {100 * LAW_ERROR:.0f} %",
             peak_law,
@@ -44,8 +44,8 @@ def claims():
             "law",
             "one example",
             "",
-            "the adiabatic invariant to sixth order changes by order delta^7 over a whole catapult",
-            "exponent of the change in delta, 0.1 to 0.4, between 6.5 and 7.5",
+            "the adiabatic invariant to sixth order changes by order delta^7 along a catapult",
+            "exponent of the largest change in delta, 0.05 to 0.3, between 6.5 and 7.5",
             invariant,
             status="proved",
         ),
@@ -142,18 +142,17 @@ def peak_law(frame):
 
 @functools.cache
 def invariant():
-    """How the change of the invariant over a catapult scales with delta."""
-    deltas = np.array([0.1, 0.15, 0.2, 0.3, 0.4])
+    """How the largest change of the invariant along a catapult scales with delta."""
+    deltas = np.array([0.05, 0.1, 0.15, 0.2, 0.3])
     changes = []
     for delta in deltas:
         # From nothing, to rest: far enough from both that what is left is below the change.
         u, v = 1e-7 * delta**8, 2 + delta
-        before = dynamics.adiabatic_invariant(u, v)
-        while True:
+        start, largest = dynamics.adiabatic_invariant(u, v), 0.0
+        while v > 2 or u > 1e-7 * delta**8:
             u, v = (1 - v + u) ** 2 * u, v - u * (4 - v)
-            if v < 2 and u < 1e-7 * delta**8:
-                break
-        changes.append(abs(dynamics.adiabatic_invariant(u, v) - before))
+            largest = max(largest, abs(dynamics.adiabatic_invariant(u, v) - start))
+        changes.append(largest)
     exponent = np.polyfit(np.log(deltas), np.log(changes), 1)[0]
     return Finding(f"exponent {exponent:.2f}", bool(6.5 <= exponent <= 7.5))
 
