@@ -6,7 +6,7 @@ import pytest
 
 from nqm_tools import papers
 from nqm_tools.papers import _rules
-from nqm_tools.papers.ours import claims as ours
+from nqm_tools.papers.ours import _claims as ours
 from nqm_tools.papers.zhu2024 import generalization, kernels, theorems
 
 RATES = (0.5, 0.9, 1.1, 1.3, 1.5)
