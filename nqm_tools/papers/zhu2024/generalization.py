@@ -45,14 +45,23 @@ def agreement(curves):
     for model in MODELS:
         if reason := not_as_claimed(below, model):
             return unknown(reason)
-    table = below.pivot_table(index=["seed", "learning_rate_ratio"], columns="model", values="best_test_loss")
-    if not set(MODELS) <= set(table.columns) or table[list(MODELS)].dropna().empty:
+    worst = disagreement(runs)
+    if worst.empty:
         return unknown("the three models are not recorded at one rate below the critical one")
-    table = table[list(MODELS)].dropna()
-    apart = (table.max(axis=1) - table.min(axis=1)) / table.mean(axis=1)
-    worst = apart.groupby("seed").max()
     measured = f"apart by {estimated_percent(worst)} at most"
     return Finding(measured, None if len(worst) < FEWEST_SEEDS else Interval.of(worst).high <= AGREEMENT)
+
+
+def disagreement(runs):
+    """How far apart the three models' best test losses are below the critical rate, relative to their mean.
+
+    At the rate at which that is largest; a number per seed that has all three.
+    """
+    below = runs[(runs["learning_rate_ratio"] < 1) & runs["model"].isin(MODELS)]
+    table = below.pivot_table(index=["seed", "learning_rate_ratio"], columns="model", values="best_test_loss")
+    table = table.reindex(columns=list(MODELS)).dropna()
+    apart = (table.max(axis=1) - table.min(axis=1)) / table.mean(axis=1)
+    return apart.groupby("seed").max()
 
 
 class Gains(NamedTuple):
