@@ -55,15 +55,19 @@ def plain_kernel(apply_fn, params, x1, x2):
 IMPLEMENTATIONS = {i.name: i for i in nt.NtkImplementation}
 
 
-@pytest.mark.parametrize(
-    ("implementation", "vmap_axes"),
-    # AUTO compiles all the others to choose among them, which is slow.
-    [*((name, axes) for name in IMPLEMENTATIONS if name != "AUTO" for axes in (None, 0)), ("AUTO", 0)],
-)
-@pytest.mark.parametrize(
-    ("network", "outputs"), [(dense, 1), (dense, 3), (convolutional, 2), (flattened_convolutional, 1)]
-)
-def test_every_implementation_is_a_product_of_jacobians(x64, network, outputs, implementation, vmap_axes):
+CASES = {"dense": (dense, 1), "outputs": (dense, 3), "convolution": (convolutional, 2)}
+CASES["flattened"] = (flattened_convolutional, 1)
+CHOICES = [
+    *((case, name, 0) for case in CASES for name in IMPLEMENTATIONS if name != "AUTO"),
+    *(("outputs", name, None) for name in IMPLEMENTATIONS if name != "AUTO"),
+    # It compiles all the others to choose among them, which is slow.
+    ("outputs", "AUTO", 0),
+]
+
+
+@pytest.mark.parametrize(("case", "implementation", "vmap_axes"), CHOICES)
+def test_every_implementation_is_a_product_of_jacobians(x64, case, implementation, vmap_axes):
+    network, outputs = CASES[case]
     (init_fn, apply_fn, _), shape = network(outputs)
     x1, x2 = (jax.random.normal(jax.random.key(seed), (n, *shape)) for seed, n in ((0, 4), (1, 3)))
     _, params = init_fn(jax.random.key(2), x1.shape)
