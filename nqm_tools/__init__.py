@@ -9,7 +9,7 @@ Start with ``notebooks/00_start_here.ipynb``. The public names:
 - ``dynamics``: the exact low-dimensional maps of quadratic models and their laws; ``quadratic``: general models.
 - ``train``, ``Run``, ``regime``: gradient descent and what a run showed; ``max_stable_learning_rate``. ``losses``,
   ``Recorder``, ``closed_forms``: what is minimised, what is recorded, and what is trained in a model's place.
-- ``sweeps``: many runs, kept in a store of Parquet files.
+- ``sweeps``: many runs, kept in a store of Parquet files; ``papers``, ``report``: which claims they bear out.
 """
 
 import importlib
@@ -18,7 +18,19 @@ from nqm_tools._compat import import_neural_tangents
 
 import_neural_tangents()
 
-from nqm_tools import closed_forms, curvature, datasets, dynamics, losses, networks, quadratic, report, sweeps, training  # noqa: E402 (neural_tangents has to be importable first)
+from nqm_tools import (  # noqa: E402 (neural_tangents has to be importable first)
+    closed_forms,
+    curvature,
+    datasets,
+    dynamics,
+    losses,
+    networks,
+    papers,
+    quadratic,
+    report,
+    sweeps,
+    training,
+)
 from nqm_tools._version import __version__  # noqa: E402
 from nqm_tools.curvature import sharpness  # noqa: E402
 from nqm_tools.datasets import Data  # noqa: E402
@@ -51,6 +63,7 @@ __all__ = [
     "losses",
     "max_stable_learning_rate",
     "networks",
+    "papers",
     "plotting",
     "quadratic",
     "quadraticize",
