@@ -88,35 +88,33 @@ def test_describe_says_what_is_in_the_rows(rows):
     assert plotting.describe(diverged).endswith("every run diverges")
 
 
-def test_panels_draw_what_is_recorded_and_say_why_the_others_are_empty(rows):
+def test_panels_draw_what_is_recorded_and_name_the_others_below(rows):
     summaries = {"SVHN-2": "waits for the data", "CIFAR-2": rows, "MNIST": rows, "FSDD": "not recorded yet"}
     axes = plotting.panels(summaries, columns=3)
-    assert axes.shape == (4,)
-    assert [ax.get_title().splitlines()[0] for ax in axes] == list(summaries)
-    for i, text in ((0, "waits for the data"), (3, "not recorded yet")):
-        assert [label.get_text() for label in axes[i].texts] == [text]
-        assert not axes[i].lines
-        assert not len(axes[i].get_xticks())
-    np.testing.assert_allclose(means(axes[1], "f"), [(0.5, 1.0), (1.5, 0.8)])
-    assert [bool(ax.get_ylabel()) for ax in axes] == [False, True, False, False]  # once a row, where there is data
+    figure = axes[0].figure
+    assert [ax.get_title().splitlines()[0] for ax in axes] == ["CIFAR-2", "MNIST"]
+    assert figure.axes == list(axes), "no empty boxes"
+    assert figure.get_supxlabel() == "no panel: SVHN-2 (waits for the data), FSDD (not recorded yet)"
+    np.testing.assert_allclose(means(axes[0], "f"), [(0.5, 1.0), (1.5, 0.8)])
+    assert [bool(ax.get_ylabel()) for ax in axes] == [True, False]  # once a row
     assert not any(ax.get_legend() for ax in axes)
-    (legend,) = axes[0].figure.legends
+    (legend,) = figure.legends
     labels = [text.get_text() for text in legend.get_texts()]
     assert labels == [*plotting.LABELS.values(), "every run diverges", "some runs diverge"]
 
 
 def test_panels_take_axes_and_another_measure(rows):
     _, axes = plt.subplots(1, 2)
-    drawn = plotting.panels({"a": rows, "b": "not recorded"}, draw=plotting.best_test_accuracy, axes=axes)
+    drawn = plotting.panels({"a": rows, "b": rows, "c": "not recorded"}, draw=plotting.best_test_accuracy, axes=axes)
     assert drawn[0] is axes[0]
     assert axes[0].get_ylabel() == "best test accuracy"
     with pytest.raises(ValueError, match="axes must hold one for each of the 3 settings; got 2"):
         plotting.panels({"a": rows, "b": rows, "c": rows}, axes=axes)
 
 
-def test_panels_of_nothing_but_reasons_have_no_legend():
-    axes = plotting.panels({"a": "waits for the data"})
-    assert not axes[0].figure.legends
+def test_panels_of_nothing_but_reasons_are_refused():
+    with pytest.raises(ValueError, match=r"no setting has rows: a \(waits for the data\)"):
+        plotting.panels({"a": "waits for the data"})
 
 
 @pytest.mark.parametrize(

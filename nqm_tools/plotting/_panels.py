@@ -126,19 +126,29 @@ def panels(summaries, *, draw=best_test_loss, columns=3, axes=None):
     ----------
     summaries : dict
         Titles and, for each, the rows of its runs as :func:`nqm_tools.sweeps.load` gives them, or a text that says why
-        there are none: the panel is then empty but for that text.
+        there are none: such a setting has no panel, and is named below the others with that text.
     draw : callable
         :func:`best_test_loss` or :func:`best_test_accuracy`.
     columns : int
     axes : sequence of matplotlib.axes.Axes, optional
-        One for each setting.
+        One for each setting that has rows.
 
     Returns
     -------
     numpy.ndarray of matplotlib.axes.Axes
-        One for each setting.
+        One for each setting that has rows.
+
+    Raises
+    ------
+    ValueError
+        If no setting has rows, or there are more or fewer axes than settings that have.
     """
+    missing = {title: reason for title, reason in summaries.items() if isinstance(reason, str)}
+    summaries = {title: summary for title, summary in summaries.items() if title not in missing}
+    if not summaries:
+        raise ValueError(f"no setting has rows: {', '.join(f'{t} ({reason})' for t, reason in missing.items())}")
     if axes is None:
+        columns = min(columns, len(summaries))
         rows = -(-len(summaries) // columns)
         _, grid = plt.subplots(rows, columns, figsize=(4.2 * columns, 3.7 * rows), squeeze=False, layout="constrained")
         axes = grid.ravel()[: len(summaries)]
@@ -149,9 +159,6 @@ def panels(summaries, *, draw=best_test_loss, columns=3, axes=None):
         raise ValueError(f"axes must hold one for each of the {len(summaries)} settings; got {len(axes)}")
     legend, labelled = {}, set()
     for i, (ax, (title, summary)) in enumerate(zip(axes, summaries.items(), strict=True)):
-        if isinstance(summary, str):
-            _empty(ax, title, summary)
-            continue
         draw(summary, ax=ax)
         handles = ax.get_legend_handles_labels()[0]
         legend |= dict(zip([text.get_text() for text in ax.get_legend().get_texts()], handles, strict=True))
@@ -161,19 +168,11 @@ def panels(summaries, *, draw=best_test_loss, columns=3, axes=None):
         if i // columns in labelled:  # once in a row of panels
             ax.set_ylabel("")
         labelled.add(i // columns)
-    if legend:
-        axes[0].figure.legend(
-            legend.values(), legend.keys(), loc="outside lower center", ncols=len(legend), frameon=False
-        )
+    axes[0].figure.legend(legend.values(), legend.keys(), loc="outside lower center", ncols=len(legend), frameon=False)
+    if missing:
+        reasons = ", ".join(f"{title} ({reason})" for title, reason in missing.items())
+        axes[0].figure.supxlabel(f"no panel: {reasons}", fontsize="small", color="0.4")
     return axes
-
-
-def _empty(ax, title, reason):
-    ax.set_title(title, fontsize="small")
-    ax.text(0.5, 0.5, reason, ha="center", va="center", color="0.4", transform=ax.transAxes)
-    ax.set(xticks=[], yticks=[])
-    for spine in ax.spines.values():
-        spine.set(color="0.8")
 
 
 def describe(summary):
