@@ -139,27 +139,29 @@ class Interval(NamedTuple):
     high: float
 
     @classmethod
-    def of(cls, values):
+    def of(cls, values, shared=0.0):
+        """Of numbers that have ``shared`` times their variance in common, which their spread does not show."""
         from scipy import stats
 
         values = np.asarray(values, dtype=float)
-        mean = values.mean()
+        mean = float(values.mean())
         if values.size < 2:
             return cls(mean, -np.inf, np.inf)
-        half = stats.t.ppf((1 + CONFIDENCE) / 2, values.size - 1) * values.std(ddof=1) / np.sqrt(values.size)
+        error = values.std(ddof=1) * np.sqrt(1 / values.size + shared)
+        half = float(stats.t.ppf((1 + CONFIDENCE) / 2, values.size - 1) * error)
         return cls(mean, mean - half, mean + half)
 
 
-def estimate(values, form="{:.3g}", unit="", of="seeds"):
+def estimate(values, form="{:.3g}", unit="", of="seeds", shared=0.0):
     """``mean unit (low to high; n seeds)``, with the interval of :class:`Interval`."""
-    mean, low, high = Interval.of(values)
+    mean, low, high = Interval.of(values, shared)
     if np.isinf(low):
         return f"{form.format(mean)}{unit} (1 {of.removesuffix('s')}, no interval)"
     return f"{form.format(mean)}{unit} ({form.format(low)} to {form.format(high)}; {len(values)} {of})"
 
 
-def estimated_percent(values, of="seeds"):
-    return estimate(100 * np.asarray(values), "{:.2f}", " %", of)
+def estimated_percent(values, of="seeds", shared=0.0):
+    return estimate(100 * np.asarray(values), "{:.2f}", " %", of, shared)
 
 
 def mean_and_sd(values):
