@@ -161,7 +161,9 @@ WRONG = {
 
 
 @pytest.mark.parametrize(
-    ("name", "wrong"), [(name, wrong) for name, (_, cases) in WRONG.items() for wrong in cases], ids=str
+    ("name", "wrong"),
+    [(name, wrong) for name, (_, cases) in WRONG.items() for wrong in cases],
+    ids=lambda value: getattr(value, "__name__", value),
 )
 def test_results_made_wrong_on_purpose_turn_the_verdict(name, wrong):
     rule, cases = WRONG[name]

@@ -198,7 +198,8 @@ def _theorems():
             "Theorem 2",
             "theorems_edge",
             "between 2/lambda and 4/lambda, up to eps = log m/sqrt(m) at both ends, a run ends at a stable equilibrium",
-            f"every run, divergent ones too: a loss below {theorems.AT_REST:g} and 2 sqrt(c) eta |y| <= eta lambda < 2",
+            f"every run that has one (sqrt(c) eta |y| < 1), divergent runs too: a loss below {theorems.AT_REST:g} and "
+            "2 sqrt(c) eta |y| <= eta lambda < 2",
             theorems.ends_at_rest,
         ),
         (

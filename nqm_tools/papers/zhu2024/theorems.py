@@ -55,7 +55,8 @@ def ends_at_rest(frame):
     """Theorem 2: every run inside the window ``2 + eps < eta lambda_0 < 4 - eps``, ``eps = log m / sqrt(m)``, ends at a
     stable equilibrium: a loss of almost nothing, and ``2 sqrt(c) eta |y| <= eta lambda < 2``.
 
-    All runs count, also those that diverge. Beside it, what happens between 2 and 4 outside of the window.
+    All runs count, also those that diverge, but those that have no stable equilibrium to end at (``sqrt(c) eta |y| >=
+    1``: small widths; the theorem is about large ones). Beside it, what these do, and runs outside of the window.
     """
     runs = ends(frame[frame["model"] == "f_quad"], "width", "label", "dimension", diverged=True)
     v0 = (runs["learning_rate"] * runs["lambda_1_first"]).to_numpy()
@@ -66,16 +67,21 @@ def ends_at_rest(frame):
     rest &= (runs["train_loss_last"] < AT_REST).to_numpy()
     margin = (np.log(runs["width"]) / np.sqrt(runs["width"])).to_numpy()
     between = (v0 > 2) & (v0 < 4)
-    inside = between & (v0 > 2 + margin) & (v0 < 4 - margin)
+    window = between & (v0 > 2 + margin) & (v0 < 4 - margin)
+    inside, without = window & (least < 2), window & (least >= 2)
     if runs.loc[inside, "seed"].nunique() < FEWEST_SEEDS:
         return unknown(f"fewer than {FEWEST_SEEDS} seeds are recorded inside the window")
-    outside = between & ~inside
+    outside = between & ~window
     shares = [
         f"{100 * rest[at].mean():.0f} % at width {width}"
         for width in sorted(runs["width"].unique())
         if (at := outside & (runs["width"] == width).to_numpy()).any()
     ]
-    measured = f"{rest[inside].sum()} of {inside.sum()} runs; outside of the window {', '.join(shares)}"
+    measured = f"{rest[inside].sum()} of {inside.sum()} runs"
+    if without.any():
+        measured += f"; {rest[without].sum()} of {without.sum()} that have no stable equilibrium"
+    if shares:
+        measured += f"; outside of the window {', '.join(shares)}"
     return Finding(measured, bool(rest[inside].all()))
 
 
