@@ -1,14 +1,17 @@
 """The ``nqm`` command."""
 
+from __future__ import annotations
+
 import argparse
 import importlib.metadata
 import platform
 import sys
+from collections.abc import Sequence
 
 from nqm_tools._version import __version__
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     """Run a subcommand; returns the exit code: 0 good, 1 something failed, 2 wrong usage, 130 interrupted."""
     parser = _parser()
     args = parser.parse_args(argv)

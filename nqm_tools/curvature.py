@@ -5,19 +5,23 @@ curvature of the loss in them) and a part that is linear in the loss's gradient.
 the identity, and the Gauss-Newton matrix has the eigenvalues of the tangent kernel times that.
 """
 
+from __future__ import annotations
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
+from jaxtyping import PyTree
 
 from nqm_tools._program import Fresh
+from nqm_tools._types import Function, Inputs, Targets
 from nqm_tools._validation import check_params
 from nqm_tools.expansions import check_model, match_precision
 from nqm_tools.kernels import DENSE_ROWS, kernel_matrix, largest_eigenpairs, tangent_kernel
-from nqm_tools.losses import check_loss, find, targets_for
+from nqm_tools.losses import LossLike, check_loss, find, targets_for
 
 
-def sharpness(f, params, x, y, loss="mse"):
+def sharpness(f: Function, params: PyTree, x: Inputs, y: Targets, loss: LossLike = "mse") -> float:
     """The largest eigenvalue of the training loss's Hessian in the parameters.
 
     Parameters
@@ -57,7 +61,7 @@ def _hessian_products(model, loss, params, x, y, rows):
     return jax.vmap(lambda v: jax.jvp(gradient, (flat,), (v,))[1])(rows)
 
 
-def gauss_newton_sharpness(f, params, x, y, loss="mse"):
+def gauss_newton_sharpness(f: Function, params: PyTree, x: Inputs, y: Targets, loss: LossLike = "mse") -> float:
     """The largest eigenvalue of the training loss's Gauss-Newton matrix ``J^T C J``.
 
     Arguments as in :func:`sharpness`.

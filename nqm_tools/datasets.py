@@ -8,17 +8,21 @@ files are found in ``root``, in the folder named by ``NQM_DATA_DIR``, in the cac
 ((4, 8, 8, 1), (4, 1))
 """
 
+from __future__ import annotations
+
 import dataclasses
 import functools
 import numbers
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
 import numpy as np
+from jaxtyping import Real
 
 from nqm_tools import _features, _files, _readers
+from nqm_tools._types import FilePath
 from nqm_tools._validation import (
     check_choice,
     check_fraction,
@@ -50,13 +54,13 @@ class Data:
     """
 
     name: str
-    x_train: np.ndarray
-    y_train: np.ndarray
-    x_test: np.ndarray | None = None
-    y_test: np.ndarray | None = None
+    x_train: Real[np.ndarray, "n ..."]
+    y_train: Real[np.ndarray, "n k"]
+    x_test: Real[np.ndarray, "n_test ..."] | None = None
+    y_test: Real[np.ndarray, "n_test k"] | None = None
     provenance: dict = dataclasses.field(default_factory=dict)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not isinstance(self.name, str):
             raise TypeError(f"name must be a string; got {self.name!r}")
         if not isinstance(self.provenance, dict):
@@ -88,8 +92,10 @@ class Data:
 
 
 class _Dataset(NamedTuple):
-    """``pools(files)`` reads (examples, labels) of the training and the test pool; the test pool may be None, and
-    then both samples are drawn from the one pool."""
+    """How a data set is read: ``pools(files)`` gives (examples, labels) of the training and the test pool.
+
+    The test pool may be None, and then both samples are drawn from the one pool.
+    """
 
     pools: Callable
     features: Callable
@@ -146,7 +152,7 @@ _DATASETS = {
 NAMES = tuple(_DATASETS)
 
 
-def available(name, *, root=None):
+def available(name: str, *, root: FilePath | None = None) -> bool:
     """Whether the files of a data set are on this machine; nothing is downloaded.
 
     Parameters
@@ -173,12 +179,21 @@ def available(name, *, root=None):
     return True
 
 
-def default_classes(name):
+def default_classes(name: str) -> list[int]:
     """The pair of classes that :func:`load` takes of a data set when none is given."""
     return list(_DATASETS[name].default)
 
 
-def load(name, *, classes=None, n_train, n_test, label_noise=0.0, seed, root=None):
+def load(
+    name: str,
+    *,
+    classes: Sequence[int] | None = None,
+    n_train: int,
+    n_test: int,
+    label_noise: float = 0.0,
+    seed: int,
+    root: FilePath | None = None,
+) -> Data:
     """A random two-class sample of a data set.
 
     Parameters
@@ -288,7 +303,7 @@ def _pick(examples, rows):
     return examples[rows] if isinstance(examples, np.ndarray) else [examples[row] for row in rows]
 
 
-def gaussians_1d(n_train=128, *, mean=2.0, std=1.0, n_test=0, seed):
+def gaussians_1d(n_train: int = 128, *, mean: float = 2.0, std: float = 1.0, n_test: int = 0, seed: int) -> Data:
     """One-dimensional examples around ``+mean`` and ``-mean``, labelled by the sign of their mean (paper, figure 3).
 
     Parameters
@@ -313,7 +328,7 @@ def gaussians_1d(n_train=128, *, mean=2.0, std=1.0, n_test=0, seed):
     return Data("gaussians_1d", inputs[:n_train], labels[:n_train], inputs[n_train:], labels[n_train:], provenance)
 
 
-def single_example(dimension, *, label=0.0, seed):
+def single_example(dimension: int, *, label: float = 0.0, seed: int) -> Data:
     """One training example ``x ~ N(0, I)``, the setting of the paper's Theorems 1 and 2; no test set.
 
     Parameters

@@ -15,17 +15,21 @@ the time of the call: what it reads around it (a global, an attribute, an array)
 0.5
 """
 
+from __future__ import annotations
+
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 import neural_tangents as nt
 import numpy as np
+from jaxtyping import Array, Float, PyTree, Real
 
 from nqm_tools._program import Fresh
+from nqm_tools._types import Function, Inputs, Numbers, Outputs, ValueAndPullback
 from nqm_tools._validation import (
     InputError,
     check_function,
@@ -34,6 +38,8 @@ from nqm_tools._validation import (
     check_same_structure,
     is_finite,
 )
+
+_Class = TypeVar("_Class", bound=type)
 
 
 class Model:
@@ -60,45 +66,45 @@ class Model:
     start, as networks do, has ``init(key, input_shape) -> params``.
     """
 
-    name = "f"
-    form = "parameters"
-    kernel = None
-    init = None
-    isometric = True
-    quadratic = False  # whether the model is quadratic (or linear) in its state
+    name: str = "f"
+    form: str = "parameters"
+    kernel: Callable[..., Float[Array, "n1 n2 k k"]] | None = None
+    init: Callable[..., PyTree] | None = None
+    isometric: bool = True
+    quadratic: bool = False  # whether the model is quadratic (or linear) in its state
 
-    def featurize(self, x):
+    def featurize(self, x: Real[Array, "n ..."]) -> PyTree:
         return x
 
-    def value_and_pullback(self, state, features):
+    def value_and_pullback(self, state: PyTree, features: PyTree) -> ValueAndPullback:
         return self.predict(state, features), functools.partial(self.pullback, state, features)
 
-    def encode(self, params):
+    def encode(self, params: PyTree) -> PyTree:
         return params
 
-    def decode(self, state):
+    def decode(self, state: PyTree) -> PyTree:
         return state
 
-    def encode_direction(self, direction):
+    def encode_direction(self, direction: PyTree) -> PyTree:
         return direction
 
-    def decode_direction(self, direction):
+    def decode_direction(self, direction: PyTree) -> PyTree:
         return direction
 
-    def distance(self, state, other):
+    def distance(self, state: PyTree, other: PyTree) -> Float[Array, ""]:
         squares = jax.tree.map(lambda a, b: jnp.sum((a - b) ** 2), state, other)
         return jnp.sqrt(sum(jax.tree.leaves(squares)))
 
-    def __call__(self, params, x):
+    def __call__(self, params: PyTree, x: Inputs) -> Outputs:
         return self.predict(params, x)
 
 
-def static(default=dataclasses.MISSING):
+def static(default: object = dataclasses.MISSING) -> dataclasses.Field:
     """A field of a :func:`pytree_model` that is no data: a function, a name, a flag; hashable."""
     return dataclasses.field(default=default, metadata={"static": True})
 
 
-def pytree_model(cls):
+def pytree_model(cls: _Class) -> _Class:
     """A frozen dataclass, compared by identity, and a JAX pytree: all fields are data but those made by :func:`static`.
 
     Not ``jax.tree_util.register_dataclass``: JAX (0.10.2 and 0.12.0.1, not 0.9.0) takes the structures of two such
@@ -128,15 +134,15 @@ def pytree_model(cls):
 class FunctionModel(Model):
     """``f`` itself, as a model."""
 
-    f: Callable = static()
+    f: Function = static()
 
-    def predict(self, state, features):
+    def predict(self, state: PyTree, features: PyTree) -> Outputs:
         return with_output_axis(self.f)(state, features)
 
-    def pullback(self, state, features, r):
+    def pullback(self, state: PyTree, features: PyTree, r: Outputs) -> PyTree:
         return self.value_and_pullback(state, features)[1](r)
 
-    def value_and_pullback(self, state, features):
+    def value_and_pullback(self, state: PyTree, features: PyTree) -> ValueAndPullback:
         value, vjp = jax.vjp(lambda params: self.predict(params, features), state)
         return value, lambda r: vjp(r)[0]
 
@@ -144,10 +150,10 @@ class FunctionModel(Model):
 class TaylorModel(Model):
     """What the two expansions share: the function ``f`` and where it is expanded."""
 
-    f: Callable
-    params0: Any
+    f: Function
+    params0: PyTree
 
-    def __call__(self, params, x):
+    def __call__(self, params: PyTree, x: Inputs) -> Outputs:
         check_same_structure(params, self.params0)
         _, x, _ = check_model(self.f, self.params0, x)
         return Fresh(_predict)(self, params, x)
@@ -157,16 +163,16 @@ class TaylorModel(Model):
 class LinearModel(TaylorModel):
     """The linear model of ``f`` around ``params0``; made by :func:`linearize`."""
 
-    f: Callable = static()
-    params0: Any
+    f: Function = static()
+    params0: PyTree
 
     name = "f_lin"
     quadratic = True
 
-    def predict(self, state, features):
+    def predict(self, state: PyTree, features: PyTree) -> Outputs:
         return nt.linearize(with_output_axis(self.f), self.params0)(state, features)
 
-    def pullback(self, state, features, r):
+    def pullback(self, state: PyTree, features: PyTree, r: Outputs) -> PyTree:
         return FunctionModel(self.f).pullback(self.params0, features, r)
 
 
@@ -174,19 +180,19 @@ class LinearModel(TaylorModel):
 class QuadraticModel(TaylorModel):
     """The neural quadratic model of ``f`` around ``params0``; made by :func:`quadraticize`."""
 
-    f: Callable = static()
-    params0: Any
+    f: Function = static()
+    params0: PyTree
 
     name = "f_quad"
     quadratic = True
 
-    def predict(self, state, features):
+    def predict(self, state: PyTree, features: PyTree) -> Outputs:
         return nt.taylor_expand(with_output_axis(self.f), self.params0, 2)(state, features)
 
-    def pullback(self, state, features, r):
+    def pullback(self, state: PyTree, features: PyTree, r: Outputs) -> PyTree:
         return self.value_and_pullback(state, features)[1](r)
 
-    def value_and_pullback(self, state, features):
+    def value_and_pullback(self, state: PyTree, features: PyTree) -> ValueAndPullback:
         # With first(p) = (f(p), J(p) delta): its derivative along delta ends in delta^T H delta, and r . (both of its
         # parts) has the gradient J^T r + H_r delta at params0. `make bench` compares the orders of derivatives.
         delta = jax.tree.map(jnp.subtract, state, self.params0)
@@ -203,7 +209,7 @@ def _predict(model, params, x):
     return model.predict(params, x)
 
 
-def with_output_axis(f):
+def with_output_axis(f: Function) -> Callable[[PyTree, Inputs], Outputs]:
     """``f`` with outputs (n, k): (n,) becomes (n, 1)."""
 
     def f_2d(params, x):
@@ -213,7 +219,7 @@ def with_output_axis(f):
     return f_2d
 
 
-def linearize(f, params0):
+def linearize(f: Function, params0: PyTree) -> LinearModel:
     """The linear model ``f_lin`` of ``f`` around ``params0``.
 
     Parameters
@@ -236,7 +242,7 @@ def linearize(f, params0):
     return LinearModel(check_function(f), check_params(params0, "params0"))
 
 
-def quadraticize(f, params0):
+def quadraticize(f: Function, params0: PyTree) -> QuadraticModel:
     """The neural quadratic model ``f_quad`` of ``f`` around ``params0`` (second-order Taylor expansion).
 
     Arguments, result and errors as in :func:`linearize`.
@@ -253,7 +259,7 @@ def quadraticize(f, params0):
 MODELS = {"f": lambda f, params0: f, "f_lin": linearize, "f_quad": quadraticize}
 
 
-def second_order_term(f, params0, params, x):
+def second_order_term(f: Function, params0: PyTree, params: PyTree, x: Inputs) -> Outputs:
     """The quadratic model's second-order term, ``1/2 delta^T H_f(params0; x) delta``, of shape (n, k).
 
     Parameters
@@ -278,7 +284,7 @@ def _second_order_term(quad, params, x):
     return jax.jvp(slope, (quad.params0,), (delta,))[1] / 2
 
 
-def remainder(f, params0, params, x):
+def remainder(f: Function, params0: PyTree, params: PyTree, x: Inputs) -> Outputs:
     """What the quadratic model leaves out, ``f(params; x) - f_quad(params; x)``, of shape (n, k).
 
     Arguments as in :func:`second_order_term`. It falls with the third power of ``params - params0`` for a smooth
@@ -298,12 +304,12 @@ def _check_expansion(f, params0, params, x):
     return QuadraticModel(f, params0), params, x
 
 
-def as_model(f):
+def as_model(f: Function) -> Model:
     """``f`` as a :class:`Model`: unchanged if it is one, else wrapped."""
     return f if isinstance(f, Model) else FunctionModel(check_function(f))
 
 
-def check_model(f, params, x, name="x"):
+def check_model(f: Function, params: PyTree, x: Inputs, name: str = "x") -> tuple[Model, Real[Array, "n ..."], int]:
     """``f`` as a model, ``x`` as an array of the parameters' precision, and the number k of outputs.
 
     Raises
@@ -338,13 +344,13 @@ def _count_outputs(function, params, x, name):
     return outputs.shape[1] if len(outputs.shape) == 2 else 1
 
 
-def same(params, others):
+def same(params: PyTree, others: PyTree) -> bool:
     """Whether two trees of one structure hold equal arrays."""
     pairs = zip(jax.tree.leaves(params), jax.tree.leaves(others), strict=True)
     return all(a is b or bool((a == b).all()) for a, b in pairs)
 
 
-def match_precision(x, params):
+def match_precision(x: Numbers, params: PyTree) -> Real[Array, "..."]:
     """``x`` in the floating-point type of ``params``; integer inputs (tokens) stay as they are."""
     if not jnp.issubdtype(x.dtype, jnp.floating):
         return jnp.asarray(x)

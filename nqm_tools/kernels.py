@@ -5,6 +5,9 @@ sets the critical learning rate: gradient descent on ``1/2 sum_i r_i^2`` moves a
 eigenvector of ``K`` by the factor ``1 - learning_rate * lambda``.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -12,8 +15,11 @@ import jax.numpy as jnp
 import neural_tangents as nt
 import numpy as np
 import scipy.sparse.linalg
+from jax.typing import DTypeLike
+from jaxtyping import Array, ArrayLike, Float, PyTree, Real
 
 from nqm_tools._program import Fresh
+from nqm_tools._types import Function, Inputs, Outputs, Targets
 from nqm_tools._validation import (
     check_fraction,
     check_numeric,
@@ -24,14 +30,16 @@ from nqm_tools._validation import (
     check_whole,
 )
 from nqm_tools.expansions import QuadraticModel, check_model, match_precision
-from nqm_tools.losses import find
+from nqm_tools.losses import LossLike, find
 from nqm_tools.networks import architecture
 
 # Kernels up to this many rows are built and decomposed whole; beyond, top eigenpairs are found matrix-free.
 DENSE_ROWS = 1024
 
 
-def empirical_ntk(f, params, x1, x2=None):
+def empirical_ntk(
+    f: Function, params: PyTree, x1: Real[ArrayLike, "n1 ..."], x2: Real[ArrayLike, "n2 ..."] | None = None
+) -> Float[Array, "n1 n2"] | Float[Array, "n1 n2 k k"]:
     """The empirical tangent kernel of ``f`` at ``params``.
 
     Parameters
@@ -62,7 +70,9 @@ def empirical_ntk(f, params, x1, x2=None):
     return kernel[:, :, 0, 0] if k == 1 else kernel
 
 
-def tangent_kernel(model, params, x1, x2=None):
+def tangent_kernel(
+    model: Function, params: PyTree, x1: Real[ArrayLike, "n1 ..."], x2: Real[ArrayLike, "n2 ..."] | None = None
+) -> Float[Array, "n1 n2 k k"]:
     """The (n1, n2, k, k) kernel of a :class:`~nqm_tools.expansions.Model`, traceable and unchecked.
 
     ``x2 = None`` means x1, and costs half.
@@ -83,7 +93,7 @@ def _tangent_kernel(function, structured, params, x1, x2):
     return kernel_fn(x1, x2, params)
 
 
-def kernel_matrix(kernel):
+def kernel_matrix(kernel: Float[ArrayLike, "n n"] | Float[ArrayLike, "n n k k"]) -> Float[ArrayLike, "rows rows"]:
     """A kernel of shape (n, n) or (n, n, k, k) as a symmetric (n k, n k) matrix."""
     if kernel.ndim == 2:
         return kernel
@@ -91,7 +101,9 @@ def kernel_matrix(kernel):
     return jnp.transpose(jnp.asarray(kernel), (0, 2, 1, 3)).reshape(n * k, n * k)
 
 
-def top_eigenpairs(f, params, x, k=1):
+def top_eigenpairs(
+    f: Function, params: PyTree, x: Inputs, k: int = 1
+) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, "n k"] | Float[np.ndarray, "n outputs k"]]:
     """The ``k`` largest eigenvalues of the tangent kernel on ``x``, and their eigenvectors.
 
     Parameters
@@ -149,7 +161,9 @@ def _kernel_vector_product(model, params, x, v):
     return jax.jvp(predict, (params,), vjp(v))[1]
 
 
-def largest_eigenpairs(product, size, k, dtype):
+def largest_eigenpairs(
+    product: Callable[[Float[np.ndarray, " size"]], Float[ArrayLike, " size"]], size: int, k: int, dtype: DTypeLike
+) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, "size k"]]:
     """The k algebraically largest eigenpairs of a symmetric operator, by ARPACK, to rounding."""
     dtype = np.dtype(dtype)
     operator = scipy.sparse.linalg.LinearOperator(
@@ -161,7 +175,12 @@ def largest_eigenpairs(product, size, k, dtype):
     return scipy.sparse.linalg.eigsh(operator, k=k, which="LA", v0=start)
 
 
-def critical_learning_rate(kernel, loss="mse", momentum=0.0, k=1):
+def critical_learning_rate(
+    kernel: Real[ArrayLike, "n n"] | Real[ArrayLike, "n n outputs outputs"],
+    loss: LossLike = "mse",
+    momentum: float = 0.0,
+    k: int = 1,
+) -> float | Float[np.ndarray, " k"]:
     """The ``k`` smallest critical learning rates ``2/lambda_i`` of gradient descent on the named loss.
 
     Parameters
@@ -234,13 +253,15 @@ class KernelStep(NamedTuple):
         (n, k).
     """
 
-    kernel: jax.Array
-    residual: jax.Array
-    R_f: jax.Array
-    R_K: jax.Array
+    kernel: Float[Array, "n n"] | Float[Array, "n n k k"]
+    residual: Outputs
+    R_f: Float[Array, "n n"] | Float[Array, "n n k k"]
+    R_K: Float[Array, "n n"] | Float[Array, "n n k k"]
 
 
-def kernel_step(f, params0, params, x, y, learning_rate):
+def kernel_step(
+    f: Function, params0: PyTree, params: PyTree, x: Inputs, y: Targets, learning_rate: float
+) -> KernelStep:
     """The exact change of an NQM's kernel and residual in one step of gradient descent.
 
     Parameters

@@ -9,6 +9,8 @@ is what is pulled back to the parameters, the curvature makes the Gauss-Newton m
 12.0
 """
 
+from __future__ import annotations
+
 import dataclasses
 import functools
 from collections.abc import Callable
@@ -16,7 +18,10 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
+from jaxtyping import Array, ArrayLike, Float, Real
 
+from nqm_tools._types import Outputs, Targets
 from nqm_tools._validation import check_targets
 
 
@@ -42,30 +47,34 @@ class Loss:
     """
 
     name: str
-    value: Callable
-    gradient: Callable | None = None
-    curvature: Callable | None = None
+    value: Callable[[Outputs, Outputs], Float[Array, " n"]]
+    gradient: Callable[[Outputs, Outputs], Outputs] | None = None
+    curvature: Callable[[Outputs, Outputs], Float[Array, "n k k"]] | None = None
     mean: bool = True
     constant_curvature: float | None = None
-    targets: Callable | None = None
+    targets: Callable[[Real[np.ndarray, "n columns"], int], tuple[Real[np.ndarray, "n k"], str | None]] | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.gradient is None:
             object.__setattr__(self, "gradient", functools.partial(_gradient, self.value))
         if self.curvature is None:
             object.__setattr__(self, "curvature", functools.partial(_curvature, self.value))
 
-    def weight(self, n):
+    def weight(self, n: int) -> float:
         """What the sum over ``n`` examples is multiplied with."""
         return 1 / n if self.mean else 1.0
 
-    def output_gradient(self, prediction, y):
+    def output_gradient(self, prediction: Outputs, y: Outputs) -> Outputs:
         """The gradient of the loss of these examples together, in their outputs: (n, k)."""
         return self.weight(len(y)) * self.gradient(prediction, y)
 
-    def total(self, prediction, y):
+    def total(self, prediction: Outputs, y: Outputs) -> Float[Array, ""]:
         """The loss of all examples."""
         return jnp.sum(self.value(prediction, y)) * self.weight(len(prediction))
+
+
+# What names a loss, as an argument: see `find`.
+LossLike = str | Callable[[Outputs, Outputs], Float[Array, " n"]] | Loss
 
 
 def _gradient(value, prediction, y):
@@ -166,7 +175,7 @@ LOSSES = {
 }
 
 
-def find(loss):
+def find(loss: LossLike) -> Loss:
     """The :class:`Loss` that a name, a function or a Loss stands for.
 
     Raises
@@ -186,7 +195,7 @@ def find(loss):
     )
 
 
-def check_loss(loss, n, k, dtype):
+def check_loss(loss: Loss, n: int, k: int, dtype: DTypeLike) -> None:
     """Refuse a loss whose value is not one number for each of ``n`` examples with ``k`` outputs."""
     shape = jax.ShapeDtypeStruct((n, k), dtype)
     try:
@@ -198,7 +207,7 @@ def check_loss(loss, n, k, dtype):
         raise ValueError(f"loss {loss.name!r} must give one number an example, shape ({n},); got {found}")
 
 
-def targets_for(loss, name, y, n, k):
+def targets_for(loss: Loss, name: str, y: Targets, n: int, k: int) -> tuple[Real[ArrayLike, "n k"], str | None]:
     """Targets as a loss takes them, (n, k), and what a provenance is to say of them (or None).
 
     ``name`` is what the user calls them.

@@ -9,16 +9,20 @@
 (3, 1)
 """
 
+from __future__ import annotations
+
 import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Real
 from neural_tangents import stax
 
+from nqm_tools._types import Inputs, Outputs
 from nqm_tools._validation import InputError, check_choice, check_whole
 
 ACTIVATION_FUNCTIONS = {
@@ -38,7 +42,7 @@ class FullyConnected:
     depth: int
     activation: str
 
-    def preactivations(self, params, x):
+    def preactivations(self, params: PyTree, x: Real[Array, "n ..."]) -> list[Float[Array, "n m"]]:
         """What goes into the activations of each hidden layer: a list of (n, m)."""
         hidden, layers = x.reshape(len(x), -1), []
         for weights in jax.tree.leaves(params)[:-1]:
@@ -56,7 +60,7 @@ class Convolutional:
     activation: str
     readout: str
 
-    def preactivations(self, params, x):
+    def preactivations(self, params: PyTree, x: Float[Array, "n h w c"]) -> list[Float[Array, "n h w m"]]:
         """What goes into the activations of the hidden layer: a list of one array (n, height, width, m)."""
         filters = jax.tree.leaves(params)[0]
         hidden = jax.lax.conv_general_dilated(x, filters, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
@@ -88,17 +92,25 @@ class Network(_Triple):
         (:mod:`nqm_tools.closed_forms`), or None.
     """
 
-    architecture = None
+    architecture: object | None = None
 
-    def __new__(cls, init_fn, apply_fn, kernel_fn=None, architecture=None):
+    def __new__(
+        cls,
+        init_fn: Callable,
+        apply_fn: Callable,
+        kernel_fn: Callable | None = None,
+        architecture: object | None = None,
+    ) -> Self:
+        """Take functions as they are, unchecked."""
         network = super().__new__(cls, init_fn, apply_fn, kernel_fn)
         network.architecture = architecture
         return network
 
-    def __call__(self, params, x):
+    def __call__(self, params: PyTree, x: Inputs) -> Outputs:
+        """The outputs (n, k) of inputs (n, ...)."""
         return self.apply_fn(params, x)
 
-    def init(self, key, input_shape):
+    def init(self, key: PRNGKeyArray, input_shape: tuple[int, ...]) -> PyTree:
         """Draw parameters.
 
         Parameters
@@ -125,7 +137,7 @@ class Network(_Triple):
         return self.init_fn(key, shape)[1]
 
 
-def two_layer_fc(width, *, activation="relu", outputs=1, readout_init="sign"):
+def two_layer_fc(width: int, *, activation: str = "relu", outputs: int = 1, readout_init: str = "sign") -> Network:
     """The network of the theory, ``f(U, v; x) = (1/sqrt(m)) sum_k v_k act(u_k . x / sqrt(d))``.
 
     Parameters
@@ -151,7 +163,9 @@ def two_layer_fc(width, *, activation="relu", outputs=1, readout_init="sign"):
     return deep_fc(width, depth=2, activation=activation, outputs=outputs, readout_init=readout_init)
 
 
-def deep_fc(width, *, depth=3, activation="relu", outputs=1, readout_init="sign"):
+def deep_fc(
+    width: int, *, depth: int = 3, activation: str = "relu", outputs: int = 1, readout_init: str = "sign"
+) -> Network:
     """A fully connected network with ``depth`` weight layers; see :func:`two_layer_fc` for the other arguments."""
     width, depth = check_whole("width", width), check_whole("depth", depth, minimum=2)
     return _deep_fc(width, depth, *_check_options(activation, outputs, readout_init))
@@ -164,12 +178,14 @@ def _deep_fc(width, depth, activation, outputs, readout_init):
     return _network(triple, depth, readout_init, _check_fc_input, FullyConnected(depth, activation))
 
 
-def architecture(f):
+def architecture(f: Callable) -> object | None:
     """The architecture that a network carries; None for other functions."""
     return f.architecture if isinstance(f, Network) else None
 
 
-def two_layer_cnn(width, *, readout="average", activation="relu", outputs=1, readout_init="sign"):
+def two_layer_cnn(
+    width: int, *, readout: str = "average", activation: str = "relu", outputs: int = 1, readout_init: str = "sign"
+) -> Network:
     """One 3x3 convolution with ``width`` channels (stride 1, SAME padding), then a dense readout.
 
     Parameters

@@ -5,13 +5,18 @@
 0.4...
 """
 
+from __future__ import annotations
+
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, Real
 
+from nqm_tools._types import Inputs
 from nqm_tools._validation import InputError, check_function, check_inputs, check_number, check_whole
 from nqm_tools.expansions import Model, pytree_model
 
@@ -48,17 +53,26 @@ class GeneralQuadraticModel(Model):
     name = "g"
     quadratic = True
 
-    def __init__(self, phi, sigma, gamma):
+    def __init__(
+        self,
+        phi: Real[ArrayLike, " p"] | Callable[[Real[Array, "n ..."]], Float[Array, "n p"]],
+        sigma: Real[ArrayLike, " p"]
+        | Real[ArrayLike, "p p"]
+        | Callable[[Real[Array, "n ..."]], Float[Array, "n p"] | Float[Array, "n p p"]],
+        gamma: float,
+    ) -> None:
         object.__setattr__(self, "phi", _feature("phi", phi, (1,)))
         object.__setattr__(self, "sigma", _feature("sigma", sigma, (1, 2)))
         object.__setattr__(self, "gamma", check_number("gamma", gamma))
 
-    def init(self, key, input_shape):
+    def init(self, key: PRNGKeyArray, input_shape: tuple[int, ...]) -> Float[Array, " p"]:
         """Draw parameters (p,), standard normal."""
         phi, _ = jax.eval_shape(self.featurize, jax.ShapeDtypeStruct(input_shape, jnp.result_type(float)))
         return jax.random.normal(key, phi.shape[1:])
 
-    def featurize(self, x):
+    def featurize(
+        self, x: Real[Array, "n ..."]
+    ) -> tuple[Float[Array, "n p"], Float[Array, "n p"] | Float[Array, "n p p"]]:
         phi, sigma = jnp.asarray(self.phi(x)), jnp.asarray(self.sigma(x))
         n = x.shape[0]
         if phi.ndim != 2 or len(phi) != n:
@@ -70,21 +84,23 @@ class GeneralQuadraticModel(Model):
             raise InputError(f"sigma must give {(n, p)} or {(n, p, p)} as phi has p = {p}; got {sigma.shape}")
         return phi, sigma
 
-    def predict(self, state, features):
+    def predict(self, state: Float[Array, " p"], features: tuple[Array, Array]) -> Float[Array, "n 1"]:
         phi, sigma = features
         if jnp.shape(state) != phi.shape[1:]:
             raise InputError(f"params must be an array of shape {phi.shape[1:]}; got {jnp.shape(state)}")
         moved = jnp.einsum("nij,j->ni", sigma, state) if sigma.ndim == 3 else sigma * state
         return ((phi + self.gamma / 2 * moved) @ state).astype(state.dtype)[:, None]
 
-    def pullback(self, state, features, r):
+    def pullback(
+        self, state: Float[Array, " p"], features: tuple[Array, Array], r: Float[Array, "n 1"]
+    ) -> Float[Array, " p"]:
         phi, sigma = features
         r = r[:, 0]
         if sigma.ndim == 2:
             return (r @ phi + self.gamma * (r @ sigma) * state).astype(state.dtype)
         return (r @ phi + self.gamma * jnp.einsum("n,nij,j->i", r, sigma, state)).astype(state.dtype)
 
-    def __call__(self, params, x):
+    def __call__(self, params: Float[Array, " p"], x: Inputs) -> Float[Array, "n 1"]:
         return self.predict(params, self.featurize(x))
 
 
@@ -103,7 +119,7 @@ def _constant(value, x):
     return jnp.broadcast_to(value, (x.shape[0], *value.shape))
 
 
-def diagonal(gamma):
+def diagonal(gamma: float) -> GeneralQuadraticModel:
     """The model of the paper's figure 8A: ``phi(x) = x/|x|``, Sigma diagonal ±1.
 
     Parameters
@@ -128,7 +144,7 @@ def _alternating_signs(x):
     return jnp.broadcast_to(jnp.where(jnp.arange(x.shape[1]) % 2 == 0, 1.0, -1.0), x.shape)
 
 
-def two_layer_linear(width):
+def two_layer_linear(width: int) -> GeneralQuadraticModel:
     """The two-layer linear network of Lewkowycz et al. (2020), ``f = (1/sqrt(m)) sum_k v_k u_k . x``.
 
     Parameters
@@ -172,7 +188,7 @@ class ExactMap(NamedTuple):
     shift: float
 
 
-def exact_map(model, x):
+def exact_map(model: GeneralQuadraticModel, x: Real[ArrayLike, "1 ..."]) -> ExactMap:
     """The constants of the exact map that a general quadratic model follows on one example.
 
     Parameters

@@ -8,17 +8,25 @@ The papers, with their claims and rules, are in :mod:`nqm_tools.papers`; here is
 ['not recorded', 'waits for data']
 """
 
+from __future__ import annotations
+
 import html
 import pathlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from nqm_tools import papers
+from nqm_tools._types import FilePath
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 VERDICTS = ("holds", "does not hold", "undecided", "identity", "waits for data", "not recorded")
 MARK = "<!-- report -->\n"
 COLUMNS = ("paper", "figure", "panel", "kind", "status", "claim", "measured", "rule", "verdict", "recorded")
 
 
-def recorded_results():
+def recorded_results() -> pathlib.Path:
     """The clone's ``data/results``.
 
     Raises
@@ -35,7 +43,7 @@ def recorded_results():
     return folder
 
 
-def claims(store, figures=None, paper="zhu2024"):
+def claims(store: FilePath, figures: Sequence[str] | None = None, paper: str = "zhu2024") -> pd.DataFrame:
     """Decide the claims of a paper from recorded results.
 
     Parameters
@@ -67,14 +75,14 @@ def claims(store, figures=None, paper="zhu2024"):
     return decide(wanted, store).assign(paper=paper)
 
 
-def all_claims(store):
+def all_claims(store: FilePath) -> pd.DataFrame:
     """The claims of all papers, under each other."""
     import pandas as pd
 
     return pd.concat([claims(store, paper=name) for name in papers.NAMES], ignore_index=True)
 
 
-def decide(claims, store):
+def decide(claims: Sequence[papers.Claim], store: FilePath) -> pd.DataFrame:
     """Decide claims (:class:`nqm_tools.papers.Claim`) from a folder of recorded results.
 
     Returns
@@ -105,7 +113,7 @@ def decide(claims, store):
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def summary(frame):
+def summary(frame: pd.DataFrame) -> pd.DataFrame:
     """The frame of :func:`claims` in short: one row a figure and panel, and which of its claims do not hold."""
     import pandas as pd
 
@@ -134,14 +142,14 @@ def summary(frame):
     return pd.DataFrame(rows)
 
 
-def readme_table(frame):
+def readme_table(frame: pd.DataFrame) -> str:
     """What the repository's README quotes of the frame of :func:`claims`: the counts, and what does not hold."""
     failed = frame[frame["verdict"] == "does not hold"]
     lines = [f"- {row.figure}, {row.panel}: {row.claim} ({row.measured})\n" for row in failed.itertuples()]
     return f"{headline(frame)}\n\n" + ("What does not hold:\n\n" + "".join(lines) if lines else "")
 
 
-def quote(frame, path):
+def quote(frame: pd.DataFrame, path: FilePath) -> None:
     """Put :func:`readme_table` between the two marks ``<!-- report -->`` of a file."""
     path = pathlib.Path(path)
     parts = path.read_text(encoding="utf-8").split(MARK)
@@ -150,13 +158,13 @@ def quote(frame, path):
     path.write_text(MARK.join((parts[0], readme_table(frame), parts[2])), encoding="utf-8")
 
 
-def to_markdown(frame):
+def to_markdown(frame: pd.DataFrame) -> str:
     """A frame as a Markdown table."""
     lines = [list(frame.columns), ["---"] * len(frame.columns), *frame.astype(str).to_numpy().tolist()]
     return "".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |\n" for line in lines)
 
 
-def write(frame, output):
+def write(frame: pd.DataFrame, output: FilePath) -> tuple[pathlib.Path, pathlib.Path]:
     """Write ``report.md`` and ``report.html``: for each paper the summary, then every claim; both paths.
 
     Parameters
@@ -183,7 +191,7 @@ def write(frame, output):
     return written
 
 
-def headline(frame):
+def headline(frame: pd.DataFrame) -> str:
     """How many of a paper's claims hold, of its identities, and of the checks of ours."""
     claimed, identities = frame[frame["kind"] == "claim"], frame[frame["kind"] == "identity"]
     parts = [_counted(claimed, "claim")]

@@ -5,12 +5,17 @@ with all figures, and the report of the paper's claims. At scale ``paper`` it fi
 into ``results/``, which the notebooks and the report then read in place of the recorded ones.
 """
 
+from __future__ import annotations
+
 import base64
 import html
 import pathlib
 import re
 import time
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
+
+from nqm_tools._types import FilePath
 
 SCALES = ("quick", "paper")
 _NUMBERED = re.compile(r"(\d\d|A\d)_\w+\.ipynb")
@@ -22,12 +27,12 @@ class Result(NamedTuple):
     number: str
     title: str
     page: str | None
-    figures: list
+    figures: list[str]
     seconds: float
     problem: str | None
 
 
-def notebooks_folder():
+def notebooks_folder() -> pathlib.Path:
     """The clone's ``notebooks/``.
 
     Raises
@@ -44,7 +49,7 @@ def notebooks_folder():
     return folder
 
 
-def select(only=()):
+def select(only: Sequence[str] = ()) -> list[pathlib.Path]:
     """The numbered notebooks in order; with ``only``, those whose numbers (``00``, ``A1``) are in it."""
     found = {path.name[:2]: path for path in sorted(notebooks_folder().iterdir()) if _NUMBERED.fullmatch(path.name)}
     unknown = [number for number in only if number not in found]
@@ -53,7 +58,9 @@ def select(only=()):
     return [path for number, path in found.items() if not only or number in only]
 
 
-def reproduce(output, *, scale="quick", only=(), say=print):
+def reproduce(
+    output: FilePath, *, scale: str = "quick", only: Sequence[str] = (), say: Callable[[str], object] = print
+) -> list[Result]:
     """Execute notebooks and write pages and figures.
 
     Parameters
@@ -198,7 +205,7 @@ def _to_html(notebook, title):
     return body
 
 
-def formulas_to_mathml(markdown):
+def formulas_to_mathml(markdown: str) -> str:
     """Markdown with ``$...$`` and ``$$...$$`` as MathML; code stays as it is."""
     from latex2mathml.converter import convert
 

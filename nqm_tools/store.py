@@ -1,5 +1,7 @@
 """A folder of Parquet files that holds the results of a sweep, one row a run, whole or not at all."""
 
+from __future__ import annotations
+
 import contextlib
 import hashlib
 import json
@@ -10,10 +12,17 @@ import re
 import time
 import uuid
 import warnings
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from nqm_tools import _store_file
+from nqm_tools._types import FilePath
+
+if TYPE_CHECKING:
+    import filelock
+    import pandas as pd
 
 # A writer needs seconds, so a temporary file of this age (in seconds) belongs to one that was killed.
 ABANDONED = 3600
@@ -48,7 +57,7 @@ class Store:
         If pyarrow or filelock is not installed.
     """
 
-    def __init__(self, folder, create=True):
+    def __init__(self, folder: FilePath, create: bool = True) -> None:
         if not isinstance(folder, str | os.PathLike):
             raise TypeError(f"folder must be the path of a folder; got {folder!r}")
         self.folder = pathlib.Path(folder).expanduser()
@@ -65,10 +74,10 @@ class Store:
                 raise StoreError(f"the store {self.folder} cannot be written to: permission denied")
         self._seen = {}  # file name: (its identity when it was read, what was read without the table)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"Store({str(self.folder)!r})"
 
-    def write(self, rows, provenance):
+    def write(self, rows: Sequence[dict[str, object]], provenance: dict) -> pathlib.Path:
         """Add the results of some runs as one file, whole or not at all; its path.
 
         The same runs, with the same of them failed, replace their file.
@@ -107,7 +116,7 @@ class Store:
         _sync_folder(self.folder)
         return path
 
-    def finished(self, set_aside=False):
+    def finished(self, set_aside: bool = False) -> set[str]:
         """The keys of the runs that finished or diverged; the others are to be tried (again).
 
         Every file is checked when it is first seen, and not read again until it changes. With ``set_aside``, damaged
@@ -122,7 +131,7 @@ class Store:
                     path.unlink()
         return keys
 
-    def rows(self, sort_by=()):
+    def rows(self, sort_by: Sequence[str] = ()) -> list[dict[str, object]]:
         """The rows as they were written, as a list of dictionaries; curves are float64 or int64 arrays.
 
         Rows are sorted by the columns ``sort_by`` (numbers, then text, then NaN, then None), and then by key, so that
@@ -130,7 +139,7 @@ class Store:
         """
         return self._rows(sort_by, with_curves=True)[0]
 
-    def load(self, sort_by=()):
+    def load(self, sort_by: Sequence[str] = ()) -> pd.DataFrame:
         """The scalars as a pandas frame, one row a run, sorted as by :meth:`rows`.
 
         None becomes what pandas has for it: NaN among floats, ``pd.NA`` among ints and bools.
@@ -138,7 +147,7 @@ class Store:
         rows, curves = self._rows(sort_by, with_curves=False)
         return _frame(rows, curves)
 
-    def load_curves(self, sort_by=()):
+    def load_curves(self, sort_by: Sequence[str] = ()) -> pd.DataFrame:
         """The curves as a tidy pandas frame: one row per recorded step of each run, with the run's scalars.
 
         Runs are sorted as by :meth:`rows`. A curve that a run lacks is NaN; runs without curves are left out.
@@ -156,14 +165,14 @@ class Store:
             frame[name] = np.concatenate(parts) if parts else np.empty(0)
         return frame
 
-    def provenance(self):
+    def provenance(self) -> dict[str, dict]:
         """``{file name: provenance}``, as given to :meth:`write`."""
         found = {}
         for file in self._files():
             found[file.name] = file.provenance
         return found
 
-    def lock(self, name):
+    def lock(self, name: str) -> filelock.BaseFileLock:
         """A :class:`filelock.FileLock` that one process at a time can hold; not acquired yet.
 
         ``name`` is made of letters, digits, ``_``, ``-`` and dots, and begins with none of these dots.
@@ -250,7 +259,11 @@ def _series(values):
 
 
 @contextlib.contextmanager
-def refusals(folder, message="the store {folder} cannot be written to: {reason}. What was finished before is intact."):
+def refusals(
+    folder: FilePath,
+    message: str = "the store {folder} cannot be written to: {reason}. What was finished before is intact.",
+) -> Iterator[None]:
+    """A context in which what the operating system refuses is a :class:`StoreError` with this message."""
     try:
         yield
     except StoreError:

@@ -1,19 +1,39 @@
 """What surrounds the code agrees with itself: metadata, lock, conda file, notebooks, README."""
 
 import configparser
+import functools
+import importlib
 import importlib.metadata
+import inspect
 import json
 import pathlib
+import pkgutil
 import re
 import subprocess
 import sys
+import types
+import typing
 
+import distributed
+import filelock
+import optax
+import pandas as pd
 import pytest
 
 import nqm_tools as nqm
+from nqm_tools.training._rules import Rule
 
 ROOT = pathlib.Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+# What signatures name and their modules import for type checkers only: it is slow, optional, or imports theirs.
+UNIMPORTED = {
+    "pd": pd,
+    "distributed": distributed,
+    "filelock": filelock,
+    "optax": optax,
+    "Problem": nqm.training.Problem,
+    "Rule": Rule,
+}
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +61,55 @@ def test_every_public_function_is_documented():
         thing = getattr(nqm, name)
         if callable(thing):
             assert len(thing.__doc__ or "") > 40, name
+
+
+def public():
+    """``{path: function or class}`` of all that can be reached without an underscore."""
+    paths = [info.name for info in pkgutil.walk_packages(nqm.__path__, "nqm_tools.")]
+    found = {}
+    for module in (nqm, *(importlib.import_module(path) for path in paths if "._" not in path)):
+        own = [name for name, thing in vars(module).items() if getattr(thing, "__module__", "") == module.__name__]
+        for name in getattr(module, "__all__", own):
+            thing = inspect.unwrap(getattr(module, name))
+            if inspect.isfunction(thing) or inspect.isclass(thing):
+                found |= {f"{module.__name__}.{name}": thing} if name[0] != "_" else {}
+    return found
+
+
+def functions_of(thing):
+    """``{name: function}``: a function itself, or the methods and properties that a class defines by public names."""
+    if inspect.isfunction(thing):
+        return {"": thing}
+    found = {}
+    for name, member in vars(thing).items():
+        if isinstance(member, property | functools.cached_property):
+            member = member.fget if isinstance(member, property) else member.func
+        member = inspect.unwrap(getattr(member, "__func__", member))
+        written_here = isinstance(member, types.FunctionType) and member.__module__ == thing.__module__
+        if written_here and (name[0] != "_" or name in ("__init__", "__new__", "__call__", "__len__")):
+            found[f".{name}"] = member
+    return found
+
+
+def test_every_public_signature_is_annotated_and_documented():
+    things, bare = public(), []
+    assert len(things) > 150
+    assert {"nqm_tools.train", "nqm_tools.plotting.trap", "nqm_tools.store.Store"} <= set(things)
+    for path, thing in things.items():
+        assert inspect.getdoc(thing), path
+        assert typing.Any not in typing.get_type_hints(thing, localns=UNIMPORTED).values(), path
+        for name, function in functions_of(thing).items():
+            # Raises NameError where an annotation names nothing.
+            hints = typing.get_type_hints(function, localns=UNIMPORTED)
+            parameters = list(inspect.signature(function).parameters)
+            wanted = {*parameters[1 if name else 0 :], "return"}
+            bare += [f"{path}{name}: {missing}" for missing in wanted if hints.get(missing, typing.Any) is typing.Any]
+    assert bare == []
+
+
+def test_the_types_are_shipped(config):
+    assert config["options.package_data"]["nqm_tools"].split() == ["py.typed"]
+    assert (pathlib.Path(nqm.__file__).parent / "py.typed").is_file()
 
 
 def test_the_lock_has_every_requirement_and_no_index(config):

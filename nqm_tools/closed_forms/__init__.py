@@ -11,18 +11,31 @@ ball and Nesterov from zero velocity, with any schedule. Weight decay, Adam and 
 form whose state is not the parameters answers None.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from jaxtyping import Array, PyTree, Real
+
 from nqm_tools.closed_forms import function_space, input_span, two_layer, two_layer_conv
+from nqm_tools.expansions import Model
 
-FORMS = [function_space.bind, input_span.bind, two_layer.bind, two_layer_conv.bind]
+if TYPE_CHECKING:
+    from nqm_tools.training._rules import Rule
+
+Form = Callable[[Model, Real[Array, "n ..."], PyTree, "Rule"], Model | None]
+
+FORMS: list[Form] = [function_space.bind, input_span.bind, two_layer.bind, two_layer_conv.bind]
 
 
-def register(bind):
+def register(bind: Form) -> Form:
     """Ask ``bind`` before all other forms from now on; returns it, so that it can decorate a function."""
     FORMS.insert(0, bind)
     return bind
 
 
-def bind(model, x_train, params, rule):
+def bind(model: Model, x_train: Real[Array, "n ..."], params: PyTree, rule: Rule) -> Model:
     """``model`` bound to the training inputs ``x_train`` and the start ``params`` for steps of a ``rule``."""
     for form in FORMS:
         bound = form(model, x_train, params, rule)

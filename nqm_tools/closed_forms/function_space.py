@@ -9,18 +9,25 @@ and the gradient in alpha's place is the gradient of the loss in the outputs (fo
 costs one product with the kernel ``K(X, X)``, whatever the loss.
 """
 
+from __future__ import annotations
+
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Int, PyTree, Real
 
 from nqm_tools._program import Fresh
+from nqm_tools._types import Outputs
 from nqm_tools.closed_forms import input_span, two_layer, two_layer_conv
 from nqm_tools.expansions import FunctionModel, LinearModel, Model, pytree_model, same, static
 from nqm_tools.kernels import tangent_kernel
 from nqm_tools.networks import architecture
+
+if TYPE_CHECKING:
+    from nqm_tools.training._rules import Rule
 
 # Beyond this many rows the kernel is no longer the smaller thing.
 MOST_ROWS = 4096
@@ -31,7 +38,7 @@ MOST_JACOBIAN = 2**27
 BLOCK = 256
 
 
-def bind(model, x_train, params, rule):
+def bind(model: Model, x_train: Real[Array, "n ..."], params: PyTree, rule: Rule) -> Model | None:
     """A linear model in function space; None where that is not smaller or not exact."""
     if type(model) is not LinearModel or not rule.linear:
         return None
@@ -86,12 +93,12 @@ class Rows:
     is_train : bool
     """
 
-    values: Any
-    kernel: Any
-    numbers: Any
+    values: Outputs
+    kernel: Float[Array, "n k rows"]
+    numbers: Int[Array, " n"]
     is_train: bool = static()
 
-    def columns(self, of):
+    def columns(self, of: Rows) -> Float[Array, "n n_of k k"]:
         """The kernel (n, n_of, k, k) between these inputs and the training inputs ``of``."""
         n, k = self.values.shape
         kernel = self.kernel.reshape(n, k, -1, k)[:, :, of.numbers]
@@ -106,31 +113,31 @@ class FunctionSpaceModel(Model):
     """
 
     model: LinearModel
-    start: Any
+    start: PyTree | None
     inner: Model
-    state: Any
-    x_train: Any
-    train: Any
-    rows: Any
+    state: PyTree
+    x_train: Real[Array, "n ..."]
+    train: PyTree
+    rows: Rows | None
 
     form = "function space"
     isometric = False
     quadratic = True
     encode_direction = None
 
-    def featurize(self, x):
+    def featurize(self, x: Real[Array, "n ..."]) -> Rows:
         """The :class:`Rows` of inputs."""
         same_inputs = x.shape == self.x_train.shape and bool((x == self.x_train).all())
         return self.rows if same_inputs else _rows(self, x)
 
-    def predict(self, state, features):
+    def predict(self, state: Outputs, features: Rows) -> Float[Array, "n_x k"]:
         return features.values + features.kernel @ state.ravel()
 
-    def pullback(self, state, features, r):
+    def pullback(self, state: Outputs, features: Rows, r: Float[Array, "n_x k"]) -> Outputs:
         """For training inputs, or a mini-batch of them."""
         return jnp.zeros_like(state).at[features.numbers].add(r)
 
-    def kernel(self, state, features, others=None):
+    def kernel(self, state: Outputs, features: Rows, others: Rows | None = None) -> Float[Array, "n1 n2 k k"]:
         others = features if others is None else others
         if others.is_train:
             return features.columns(others)
@@ -138,17 +145,17 @@ class FunctionSpaceModel(Model):
             return others.columns(features).transpose(1, 0, 3, 2)
         raise ValueError("in function space a kernel is known between inputs of which some are the training inputs")
 
-    def encode(self, params):
+    def encode(self, params: PyTree) -> Outputs:
         return jnp.zeros_like(self.rows.values)
 
-    def decode(self, state):
+    def decode(self, state: Outputs) -> PyTree:
         start = self.model.params0 if self.start is None else self.start
         return jax.tree.map(jnp.add, start, self.decode_direction(state))
 
-    def decode_direction(self, direction):
+    def decode_direction(self, direction: Outputs) -> PyTree:
         return Fresh(_pullback)(FunctionModel(self.model.f), self.model.params0, self.x_train, direction)
 
-    def distance(self, state, other):
+    def distance(self, state: Outputs, other: Outputs) -> Float[Array, ""]:
         moved = (state - other).ravel()
         square = moved @ (self.rows.kernel.reshape(moved.size, -1) @ moved)
         return jnp.sqrt(jnp.maximum(square, 0))  # rounding can make the square of a tiny distance negative

@@ -7,19 +7,27 @@ shape (d, m). An input then enters through ``Q^T x``, and through ``U_start^T (x
 it pays when n < d. (It would not be exact with weight decay or Adam.)
 """
 
+from __future__ import annotations
+
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree, Real
 
 from nqm_tools._lapack import one_thread
+from nqm_tools._types import Outputs, ValueAndPullback
 from nqm_tools.closed_forms.two_layer import closed_form
 from nqm_tools.expansions import FunctionModel, LinearModel, Model, QuadraticModel, TaylorModel, pytree_model, same
 from nqm_tools.networks import ACTIVATION_FUNCTIONS, FullyConnected, architecture
 
+if TYPE_CHECKING:
+    from nqm_tools.training._rules import Rule
 
-def bind(model, x_train, params, rule):
+
+def bind(model: Model, x_train: Real[Array, "n ..."], params: PyTree, rule: Rule) -> Model | None:
     """A fully connected network's model in the span of ``x_train``, where that is smaller than all coordinates."""
     known = architecture(getattr(model, "f", None))
     d = math.prod(x_train.shape[1:])
@@ -65,40 +73,40 @@ class SpanModel(Model):
     """A model bound to its training inputs; its state is the parameters with ``Q^T U`` in the place of ``U``."""
 
     inner: Model
-    basis: Any
-    start: Any
+    basis: Float[Array, "d s"]
+    start: Float[Array, "d m"]
 
     @property
-    def form(self):
+    def form(self) -> str:
         inner = self.inner.form
         return "input span" if inner == Model.form else f"input span, {inner}"
 
-    def featurize(self, x):
+    def featurize(self, x: Real[Array, "n ..."]) -> PyTree:
         flat = x.reshape(len(x), -1).astype(self.start.dtype)
         inside = flat @ self.basis
         return self.inner.featurize((inside, (flat - inside @ self.basis.T) @ self.start))
 
-    def predict(self, state, features):
+    def predict(self, state: PyTree, features: PyTree) -> Outputs:
         return self.inner.predict(state, features)
 
-    def pullback(self, state, features, r):
+    def pullback(self, state: PyTree, features: PyTree, r: Outputs) -> PyTree:
         return self.inner.pullback(state, features, r)
 
-    def value_and_pullback(self, state, features):
+    def value_and_pullback(self, state: PyTree, features: PyTree) -> ValueAndPullback:
         return self.inner.value_and_pullback(state, features)
 
     @property
-    def kernel(self):
+    def kernel(self) -> Callable[..., Float[Array, "n1 n2 k k"]] | None:
         return self.inner.kernel
 
-    def encode(self, params):
+    def encode(self, params: PyTree) -> PyTree:
         return _replace_first(params, self.basis.T @ jax.tree.leaves(params)[0])
 
-    def decode(self, state):
+    def decode(self, state: PyTree) -> PyTree:
         moved = jax.tree.leaves(state)[0] - self.basis.T @ self.start
         return _replace_first(state, self.start + self.basis @ moved)
 
     encode_direction = encode
 
-    def decode_direction(self, direction):
+    def decode_direction(self, direction: PyTree) -> PyTree:
         return _replace_first(direction, self.basis @ jax.tree.leaves(direction)[0])

@@ -15,20 +15,27 @@ with ``h = (inside @ Z + outside) / sqrt(d)``, where Z, (s, m), is what is train
 None where Z is all of it.
 """
 
+from __future__ import annotations
+
 import math
-from typing import Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float, PyTree, Real
 
+from nqm_tools._types import Outputs
 from nqm_tools.expansions import FunctionModel, Model, QuadraticModel, pytree_model, static
 from nqm_tools.networks import ACTIVATION_FUNCTIONS, FullyConnected, architecture
+
+if TYPE_CHECKING:
+    from nqm_tools.training._rules import Rule
 
 # Their second derivative is zero (almost) everywhere.
 PIECEWISE_LINEAR = ("relu", "linear")
 
 
-def bind(model, x_train, params, rule):
+def bind(model: Model, x_train: Real[Array, "n ..."], params: PyTree, rule: Rule) -> Model | None:
     """The closed form of a two-layer fully connected ``f`` or ``f_quad``; its state is its parameters."""
     known = architecture(getattr(model, "f", None))
     if not isinstance(known, FullyConnected):
@@ -36,9 +43,12 @@ def bind(model, x_train, params, rule):
     return closed_form(model, known, math.prod(x_train.shape[1:]), getattr(model, "params0", None))
 
 
-def closed_form(model, known, d, coordinates):
-    """The closed form of a model of the architecture ``known`` for d inputs, or None; a quadratic model is expanded
-    around ``coordinates``, its point of expansion with Z in the place of the first weights."""
+def closed_form(model: Model, known: FullyConnected, d: int, coordinates: PyTree) -> Model | None:
+    """The closed form of a model of the architecture ``known`` for d inputs, or None.
+
+    A quadratic model is expanded around ``coordinates``, its point of expansion with Z in the place of the first
+    weights.
+    """
     if known.depth == 2 and type(model) is FunctionModel:
         return TwoLayerNetwork(known.activation, 1 / math.sqrt(d))
     if known.depth == 2 and type(model) is QuadraticModel:
@@ -51,26 +61,26 @@ class TwoLayerNetwork(Model):
     """``f`` itself, with the name of its ``activation``; ``scale`` is ``1/sqrt(d)``."""
 
     activation: str = static()
-    scale: Any
+    scale: Float[ArrayLike, ""]
 
     form = "two layers"
 
-    def featurize(self, x):
+    def featurize(self, x: Real[Array, "n ..."] | tuple) -> tuple:
         return _parts(x)
 
-    def predict(self, state, features):
+    def predict(self, state: PyTree, features: PyTree) -> Outputs:
         first, readout = jax.tree.leaves(state)
         values = ACTIVATION_FUNCTIONS[self.activation](_hidden(self.scale, first, features))
         return values @ readout / root_width(readout)
 
-    def pullback(self, state, features, r):
+    def pullback(self, state: PyTree, features: PyTree, r: Outputs) -> PyTree:
         first, readout = jax.tree.leaves(state)
         value, slope = value_and_slope(self.activation, _hidden(self.scale, first, features))
         a = slope * (r @ readout.T)
         gradients = [features[0].T @ a * (self.scale / root_width(readout)), value.T @ r / root_width(readout)]
         return jax.tree.unflatten(jax.tree.structure(state), gradients)
 
-    def kernel(self, state, features, others=None):
+    def kernel(self, state: PyTree, features: PyTree, others: PyTree | None = None) -> Float[Array, "n1 n2 k k"]:
         return _kernel(self.scale, *_both(lambda inputs: self._jacobian(state, inputs), features, others))
 
     def _jacobian(self, state, features):
@@ -84,12 +94,12 @@ class TwoLayerQuadratic(Model):
     """``f_quad`` around ``params0`` (whose first weights are Z at the start); fields as in TwoLayerNetwork."""
 
     activation: str = static()
-    scale: Any
-    params0: Any
+    scale: Float[ArrayLike, ""]
+    params0: PyTree
 
     form = "two layers"
 
-    def featurize(self, x):
+    def featurize(self, x: Real[Array, "n ..."] | tuple) -> tuple:
         x = _parts(x)
         hidden = _hidden(self.scale, jax.tree.leaves(self.params0)[0], x)
         value, slope = value_and_slope(self.activation, hidden)
@@ -103,14 +113,14 @@ class TwoLayerQuadratic(Model):
         moved = inside @ (first - first0) * self.scale
         return moved, value + slope * moved, readout, readout0, curvature
 
-    def predict(self, state, features):
+    def predict(self, state: PyTree, features: PyTree) -> Outputs:
         moved, b, readout, readout0, curvature = self._moved(state, features)
         total = b @ readout
         if curvature is not None:
             total += (curvature * moved**2) @ readout0 / 2
         return total / root_width(readout)
 
-    def pullback(self, state, features, r):
+    def pullback(self, state: PyTree, features: PyTree, r: Outputs) -> PyTree:
         moved, b, readout, readout0, curvature = self._moved(state, features)
         a = features[2] * (r @ readout.T)
         if curvature is not None:
@@ -118,7 +128,7 @@ class TwoLayerQuadratic(Model):
         gradients = [features[0].T @ a * (self.scale / root_width(readout)), b.T @ r / root_width(readout)]
         return jax.tree.unflatten(jax.tree.structure(state), gradients)
 
-    def kernel(self, state, features, others=None):
+    def kernel(self, state: PyTree, features: PyTree, others: PyTree | None = None) -> Float[Array, "n1 n2 k k"]:
         return _kernel(self.scale, *_both(lambda inputs: self._jacobian(state, inputs), features, others))
 
     def _jacobian(self, state, features):
@@ -139,16 +149,18 @@ def _hidden(scale, first, x):
     return (inside @ first if outside is None else inside @ first + outside) * scale
 
 
-def root_width(readout):
+def root_width(readout: Float[Array, "m k"]) -> float:
     """The square root of the number of hidden units (or channels), which divides the outputs."""
     return math.sqrt(readout.shape[0])
 
 
-def value_and_slope(activation, hidden):
+def value_and_slope(activation: str, hidden: Float[Array, "..."]) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+    """An activation and its first derivative."""
     return jax.jvp(ACTIVATION_FUNCTIONS[activation], (hidden,), (jnp.ones_like(hidden),))
 
 
-def slope_of_slope(activation, hidden):
+def slope_of_slope(activation: str, hidden: Float[Array, "..."]) -> Float[Array, "..."]:
+    """The second derivative of an activation."""
     return jax.jvp(lambda h: value_and_slope(activation, h)[1], (hidden,), (jnp.ones_like(hidden),))[1]
 
 

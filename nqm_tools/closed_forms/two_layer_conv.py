@@ -25,16 +25,23 @@ numbers for each example and output) and B in the readout. A is kept for the sma
 recomputed in tiles of the other; B of a dense readout (h w m numbers an example) is multiplied up position by position.
 """
 
+from __future__ import annotations
+
 import functools
 import math
-from typing import Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree, Real
 
+from nqm_tools._types import Outputs, ValueAndPullback
 from nqm_tools.closed_forms.two_layer import PIECEWISE_LINEAR, root_width, slope_of_slope, value_and_slope
 from nqm_tools.expansions import FunctionModel, Model, QuadraticModel, pytree_model, static
 from nqm_tools.networks import ACTIVATION_FUNCTIONS, Convolutional, architecture
+
+if TYPE_CHECKING:
+    from nqm_tools.training._rules import Rule
 
 # Hidden activations in a tile on a CPU, 2 MB in float32, or one example if that has more. Measured on two cores at
 # m = 1,000 and 32 x 32: tiles of two examples, in place of one, took half as long again.
@@ -48,7 +55,7 @@ MOST_MOMENTS = 2**27
 KERNEL_TILE = 2**25
 
 
-def bind(model, x_train, params, rule):
+def bind(model: Model, x_train: Real[Array, "n ..."], params: PyTree, rule: Rule) -> Model | None:
     """The closed form of ``model``, an ``f`` or ``f_quad`` of the package's CNN; its state is its parameters."""
     known = architecture(getattr(model, "f", None))
     if not isinstance(known, Convolutional):
@@ -71,7 +78,7 @@ class ConvolutionalModel(Model):
 
     form = "two layers, convolutional"
 
-    def kernel(self, state, features, others=None):
+    def kernel(self, state: PyTree, features: PyTree, others: PyTree | None = None) -> Float[Array, "n1 n2 k k"]:
         others = features if others is None else others
         if _count(features) < _count(others):
             return self.kernel(state, others, features).transpose(1, 0, 3, 2)
@@ -90,7 +97,7 @@ class ConvolutionalModel(Model):
 class AverageModel(ConvolutionalModel):
     """Readout by an average over positions; ``_values(state, features)`` is B, (n, m)."""
 
-    def pullback(self, state, features, r):
+    def pullback(self, state: PyTree, features: PyTree, r: Outputs) -> PyTree:
         return self.value_and_pullback(state, features)[1](r)
 
     def _readout_gram(self, state, features, others):
@@ -111,11 +118,11 @@ class AverageNetwork(AverageModel):
         filters, readout = _weights(state)
         return _gated_means(self.activation, filters, image)[1] * readout.T[:, None, :]
 
-    def predict(self, state, features):
+    def predict(self, state: PyTree, features: PyTree) -> Outputs:
         _, readout = _weights(state)
         return self._values(state, features) @ readout / root_width(readout)
 
-    def value_and_pullback(self, state, features):
+    def value_and_pullback(self, state: PyTree, features: PyTree) -> ValueAndPullback:
         filters, readout = _weights(state)
         value, gated = _over_examples(lambda image: _gated_means(self.activation, filters, image), features, filters)
 
@@ -131,9 +138,9 @@ class AverageQuadratic(AverageModel):
     """``f_quad`` around ``params0``; keeps the images only if the activation has a curvature."""
 
     activation: str = static()
-    params0: Any
+    params0: PyTree
 
-    def featurize(self, x):
+    def featurize(self, x: Float[Array, "n h w c"]) -> tuple:
         filters0, _ = _weights(self.params0)
         value, gated = _over_examples(lambda image: _gated_means(self.activation, filters0, image), x, filters0)
         images = None if self.activation in PIECEWISE_LINEAR else x
@@ -171,10 +178,10 @@ class AverageQuadratic(AverageModel):
             slopes += curved * _weights(self.params0)[1].T[:, None, :]
         return slopes
 
-    def predict(self, state, features):
+    def predict(self, state: PyTree, features: PyTree) -> Outputs:
         return self.value_and_pullback(state, features)[0]
 
-    def value_and_pullback(self, state, features):
+    def value_and_pullback(self, state: PyTree, features: PyTree) -> ValueAndPullback:
         images, value, gated, _ = features
         _, readout = _weights(state)
         moved = _moved(state, self.params0)
@@ -230,7 +237,7 @@ class FlattenModel(ConvolutionalModel):
         tiles = jax.tree.map(lambda a: a.reshape(positions // size, size, *a.shape[1:]), arrays)
         return jax.lax.scan(lambda carry, tile: body(carry, *tile), start, tiles)
 
-    def predict(self, state, features):
+    def predict(self, state: PyTree, features: PyTree) -> Outputs:
         def add(total, patches, readout, readout0):
             value, _, moved, curved = self._layer(state, patches)
             total += (value @ readout).sum(0)
@@ -242,7 +249,7 @@ class FlattenModel(ConvolutionalModel):
         start = jnp.zeros((len(features), readout.shape[1]), readout.dtype)
         return self._over_positions(state, features, add, start)[0] / root_width(readout)
 
-    def pullback(self, state, features, r):
+    def pullback(self, state: PyTree, features: PyTree, r: Outputs) -> PyTree:
         filters, _ = _weights(state)
 
         def add(total, patches, readout, readout0):
@@ -297,7 +304,7 @@ class FlattenQuadratic(FlattenModel):
     """``f_quad`` around ``params0``. Its gates are computed anew in each pass: to keep them is to keep the layer."""
 
     activation: str = static()
-    params0: Any
+    params0: PyTree
 
     def _layer(self, state, patches):
         hidden = patches @ _weights(self.params0)[0]

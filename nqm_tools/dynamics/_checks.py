@@ -1,8 +1,12 @@
 """Argument checks of functions that take numbers or arrays of them."""
 
 import numpy as np
+from jaxtyping import Float
 
 from nqm_tools._validation import check_numeric
+
+# What functions of numbers or arrays answer: a number for numbers.
+Answer = float | Float[np.ndarray, "..."]
 
 _SLACK = 1e-5
 

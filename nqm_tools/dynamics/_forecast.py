@@ -1,8 +1,11 @@
 """From a model, its example and a learning rate to what gradient descent will do."""
 
+from __future__ import annotations
+
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import ArrayLike, Real
 
 from nqm_tools.dynamics._laws import final_v, peak_u
 from nqm_tools.dynamics._maps import dimensionless, kernel_from_v, loss_from_u
@@ -30,7 +33,13 @@ class Forecast(NamedTuple):
     max_learning_rate: float
 
 
-def forecast(prediction, kernel, learning_rate, c, y=0.0):
+def forecast(
+    prediction: Real[ArrayLike, ""],
+    kernel: Real[ArrayLike, ""],
+    learning_rate: float,
+    c: float,
+    y: Real[ArrayLike, ""] = 0.0,
+) -> Forecast:
     """What gradient descent on one example will do, from the prediction and the tangent kernel at the start.
 
     Parameters

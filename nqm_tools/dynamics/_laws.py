@@ -1,12 +1,15 @@
 """How high a catapult goes and where the kernel ends: by iterating the map, as series, and what is conserved."""
 
+from __future__ import annotations
+
 import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nqm_tools.dynamics._checks import check_dimensionless, check_float64, refuse, scalar
+from nqm_tools._types import Numbers
+from nqm_tools.dynamics._checks import Answer, check_dimensionless, check_float64, refuse, scalar
 from nqm_tools.dynamics._maps import Dimensionless, dimensionless_step
 
 # Powers of delta = v0 - 2, from the first on.
@@ -22,7 +25,9 @@ _SERIES_BELOW = 1e-4
 _NOTHING, _REST = 1e-12, 1e-11
 
 
-def peak_u(v0, u0=None, w0=0.0, *, band=False):
+def peak_u(
+    v0: Numbers, u0: Numbers | None = None, w0: Numbers = 0.0, *, band: bool = False
+) -> Answer | tuple[Answer, Answer, Answer]:
     """The highest ``u`` of a run; the peak loss is ``u / (2 c eta^2)`` (:func:`loss_from_u`).
 
     Parameters
@@ -37,7 +42,7 @@ def peak_u(v0, u0=None, w0=0.0, *, band=False):
     Returns
     -------
     float or numpy.ndarray
-        Infinite for a run that diverges, NaN for one that does not come to rest.
+        Infinite for a run that diverges, NaN for one that does not come to rest. With ``band`` three of these.
 
     Raises
     ------
@@ -54,7 +59,9 @@ def peak_u(v0, u0=None, w0=0.0, *, band=False):
     return _law(0, v0, u0, w0, band)
 
 
-def final_v(v0, u0=None, w0=0.0, *, band=False):
+def final_v(
+    v0: Numbers, u0: Numbers | None = None, w0: Numbers = 0.0, *, band: bool = False
+) -> Answer | tuple[Answer, Answer, Answer]:
     """``v = eta lambda`` at the end of a run; the tangent kernel ends at ``v / eta``.
 
     Arguments, result and errors as in :func:`peak_u`; NaN for a run that diverges.
@@ -67,13 +74,13 @@ def final_v(v0, u0=None, w0=0.0, *, band=False):
     return _law(1, v0, u0, w0, band)
 
 
-def peak_u_series(v0):
+def peak_u_series(v0: Numbers) -> Numbers:
     """:func:`peak_u` for y = 0 and a small initial loss, as a series in ``v0 - 2 >= 0`` (:data:`PEAK_U_SERIES`)."""
     delta = v0 - 2
     return sum(coefficient * delta ** (i + 1) for i, coefficient in enumerate(PEAK_U_SERIES))
 
 
-def final_v_series(v0):
+def final_v_series(v0: Numbers) -> Numbers:
     """:func:`final_v` for y = 0 and a small initial loss, as a series in ``v0 - 2 >= 0`` (:data:`FINAL_V_SERIES`)."""
     delta = v0 - 2
     return 2 - sum(coefficient * delta ** (i + 1) for i, coefficient in enumerate(FINAL_V_SERIES))
@@ -163,7 +170,7 @@ def _chunk(values, steps):
     return values, _moving(values[:3])
 
 
-def adiabatic_invariant(u, v):
+def adiabatic_invariant(u: Numbers, v: Numbers) -> Numbers:
     """What a catapult with y = 0 keeps while ``u`` rises and falls, to sixth order in its size.
 
     Notes

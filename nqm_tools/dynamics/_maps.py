@@ -1,62 +1,69 @@
 """Steps of gradient descent on quadratic models, exact and in few numbers, and the units they are in."""
 
-from typing import NamedTuple
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, ArrayLike, Float, Real
 
+from nqm_tools._types import Numbers
 from nqm_tools._validation import check_inputs, check_numeric, check_rate, check_whole
+
+_State = TypeVar("_State")
 
 
 class OneExample(NamedTuple):
     """Prediction ``g`` and tangent kernel ``lambda`` of a model of one example."""
 
-    prediction: jax.Array
-    kernel: jax.Array
+    prediction: Numbers
+    kernel: Numbers
 
 
 class Dimensionless(NamedTuple):
     """``u = c eta^2 r^2``, ``v = eta lambda``, ``w = c eta^2 r y``; ``w`` is zero for y = 0."""
 
-    u: jax.Array
-    v: jax.Array
-    w: jax.Array
+    u: Numbers
+    v: Numbers
+    w: Numbers
 
 
 class Signed(NamedTuple):
     """``z = sqrt(c) eta r`` and ``v = eta lambda``: as (u, v, w), with the sign of the residual."""
 
-    z: jax.Array
-    v: jax.Array
+    z: Numbers
+    v: Numbers
 
 
 class ManyExamples(NamedTuple):
     """Residual (n,) and tangent kernel's eigenvalues (2,): of the examples with x >= 0, of those with x < 0."""
 
-    residual: jax.Array
-    kernel: jax.Array
+    residual: Float[ArrayLike, " n"]
+    kernel: Float[ArrayLike, "2"]
 
 
 class Quadratic(NamedTuple):
     """Jacobian (n, p) and residual (n,) of any quadratic model with one output."""
 
-    jacobian: jax.Array
-    residual: jax.Array
+    jacobian: Float[ArrayLike, "n p"]
+    residual: Float[ArrayLike, " n"]
 
 
-def one_example_step(state, learning_rate, c, y=0):
+def one_example_step(state: OneExample, learning_rate: Numbers, c: Numbers, y: Numbers = 0) -> OneExample:
     """One gradient step of the quadratic model of a two-layer ReLU network on one example.
 
     Parameters
     ----------
     state : OneExample
-    learning_rate : float
+    learning_rate : float or array
         For ``half_sum``.
-    c : float
+    c : float or array
         ``|x|^2 / (m d)``, see :func:`coupling`. For a general quadratic model see
         :func:`nqm_tools.quadratic.exact_map`; with y = 0 and ``c = gamma^2 |x|^2`` this is Proposition 10.
-    y : float
+    y : float or array
         The target.
 
     Returns
@@ -74,14 +81,14 @@ def one_example_step(state, learning_rate, c, y=0):
     return OneExample(y + factor * r, kernel - learning_rate * c * r * (4 * g - v * r))
 
 
-def dimensionless_step(state):
+def dimensionless_step(state: Dimensionless) -> Dimensionless:
     """:func:`one_example_step` in ``(u, v, w)``: ``u' = (1-v+u+w)^2 u, v' = v - u(4-v) - 4w, w' = (1-v+u+w) w``."""
     u, v, w = state
     factor = 1 - v + u + w
     return Dimensionless(factor * factor * u, v - u * (4 - v) - 4 * w, factor * w)
 
 
-def signed_step(state, beta=0):
+def signed_step(state: Signed, beta: Numbers = 0) -> Signed:
     """:func:`one_example_step` in ``(z, v)``, with ``beta = sqrt(c) eta y``."""
     z, v = state
     u, w = z * z, beta * z
@@ -91,11 +98,11 @@ def signed_step(state, beta=0):
 class SignGroups(NamedTuple):
     """The eigendirections of one-dimensional data: unit vectors (2, n) and ``c = |p|^2 / m`` of each, (2,)."""
 
-    directions: jax.Array
-    c: jax.Array
+    directions: Float[Array, "2 n"]
+    c: Float[Array, "2"]
 
 
-def sign_groups(x, width):
+def sign_groups(x: Real[ArrayLike, " n"] | Real[ArrayLike, "n 1"], width: int) -> SignGroups:
     """The two groups of one-dimensional examples: those with x >= 0 and those with x < 0.
 
     Parameters
@@ -124,18 +131,20 @@ def sign_groups(x, width):
     return SignGroups(masked / jnp.where(norms > 0, norms, 1)[:, None], norms**2 / check_whole("width", width))
 
 
-def group_eigenvalues(kernel, groups):
+def group_eigenvalues(kernel: Float[ArrayLike, "n n"], groups: SignGroups) -> Float[Array, "2"]:
     """``p^T K p`` along both directions, (2,), of a kernel (n, n)."""
     return jnp.einsum("gi,ij,gj->g", groups.directions, kernel, groups.directions)
 
 
-def many_examples_step(state, learning_rate, targets, groups):
+def many_examples_step(
+    state: ManyExamples, learning_rate: Numbers, targets: Real[ArrayLike, " n"], groups: SignGroups
+) -> ManyExamples:
     """One gradient step of the quadratic model of a two-layer ReLU network on one-dimensional examples.
 
     Parameters
     ----------
     state : ManyExamples
-    learning_rate : float
+    learning_rate : float or array
         For ``half_sum``.
     targets
         (n,).
@@ -157,14 +166,18 @@ def many_examples_step(state, learning_rate, targets, groups):
     return ManyExamples(state.residual + directions.T @ (after.prediction - y - r), after.kernel)
 
 
-def quadratic_step(state, learning_rate, hessian_product):
+def quadratic_step(
+    state: Quadratic,
+    learning_rate: Numbers,
+    hessian_product: Callable[[Float[ArrayLike, " p"]], Float[ArrayLike, "n p"]],
+) -> Quadratic:
     """One gradient step of any quadratic model, ``F' = F - eta G``, ``r' = (I - eta K + 1/2 eta^2 G F^T) r``.
 
     Parameters
     ----------
     state : Quadratic
         ``F`` (n, p) and ``r`` (n,); the tangent kernel is ``K = F F^T``.
-    learning_rate : float
+    learning_rate : float or array
         For ``half_sum``.
     hessian_product : callable
         ``hessian_product(direction)`` with a direction (p,) gives the rows ``H_i direction``, (n, p).
@@ -185,7 +198,7 @@ def quadratic_step(state, learning_rate, hessian_product):
     return Quadratic(jacobian - learning_rate * g, moved)
 
 
-def iterate(step, state, steps):
+def iterate(step: Callable[[_State], _State], state: _State, steps: int) -> _State:
     """The states after 0, 1, ..., ``steps`` steps, stacked along a new first axis.
 
     Parameters
@@ -202,7 +215,7 @@ def iterate(step, state, steps):
     return path
 
 
-def coupling(x, width):
+def coupling(x: Real[ArrayLike, " d"] | Real[ArrayLike, "1 ..."], width: int) -> float:
     """``c = |x|^2 / (m d)`` of one input x, (d,) or (1, ...), and a two-layer network of width m."""
     shape = np.shape(check_numeric("x", x))
     x = np.ravel(x)
@@ -211,18 +224,20 @@ def coupling(x, width):
     return float(x @ x) / (check_whole("width", width) * x.size)
 
 
-def dimensionless(prediction, kernel, learning_rate, c, y=0):
+def dimensionless(
+    prediction: Numbers, kernel: Numbers, learning_rate: Numbers, c: Numbers, y: Numbers = 0
+) -> Dimensionless:
     """``(u, v, w)`` of a prediction and a tangent kernel; arguments as in :func:`one_example_step`."""
     r = prediction - y
     scale = c * learning_rate**2
     return Dimensionless(scale * r * r, learning_rate * kernel, scale * r * y)
 
 
-def loss_from_u(u, learning_rate, c):
+def loss_from_u(u: Numbers, learning_rate: float, c: Numbers) -> Numbers:
     """The loss ``half_sum``, ``1/2 r^2 = u / (2 c eta^2)``."""
     return u / (2 * c * check_rate("learning_rate", learning_rate) ** 2)
 
 
-def kernel_from_v(v, learning_rate):
+def kernel_from_v(v: Numbers, learning_rate: float) -> Numbers:
     """The tangent kernel, ``lambda = v / eta``."""
     return v / check_rate("learning_rate", learning_rate)

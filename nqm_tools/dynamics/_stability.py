@@ -1,24 +1,27 @@
 """Which regime, from the initial state alone; the triangle that traps a run; equilibria and their stability."""
 
+from __future__ import annotations
+
 from typing import NamedTuple
 
-import jax
 import numpy as np
+from jaxtyping import Float, Inexact
 
+from nqm_tools._types import Numbers
 from nqm_tools._validation import check_number
-from nqm_tools.dynamics._checks import check_dimensionless, check_float64, refuse, scalar
+from nqm_tools.dynamics._checks import Answer, check_dimensionless, check_float64, refuse, scalar
 from nqm_tools.dynamics._maps import Signed
 
 
 class Triangle(NamedTuple):
     """The three quantities of :func:`triangle`: p and q are never negative, d is positive where a run converges."""
 
-    d: jax.Array
-    p: jax.Array
-    q: jax.Array
+    d: Numbers
+    p: Numbers
+    q: Numbers
 
 
-def triangle(state, beta=0):
+def triangle(state: Signed, beta: Numbers = 0) -> Triangle:
     """``D = 4 - v + w``, ``P = v + 2(z + beta)``, ``Q = v - 2(z + beta)`` of a :class:`Signed` state.
 
     Notes
@@ -31,7 +34,7 @@ def triangle(state, beta=0):
     return Triangle(4 - v + beta * z, v + 2 * (z + beta), v - 2 * (z + beta))
 
 
-def max_learning_rate(residual, kernel, c, y=0.0):
+def max_learning_rate(residual: Numbers, kernel: Numbers, c: Numbers, y: Numbers = 0.0) -> Answer:
     """The largest learning rate at which gradient descent converges, from the initial state.
 
     Parameters
@@ -68,7 +71,7 @@ def max_learning_rate(residual, kernel, c, y=0.0):
     return scalar(np.minimum(np.where(discriminant >= 0, root, np.inf), last_stable))
 
 
-def predict_regime(u, v, w=0.0):
+def predict_regime(u: Numbers, v: Numbers, w: Numbers = 0.0) -> str | np.ndarray:
     """The regime of a run from its initial state alone.
 
     Parameters
@@ -119,11 +122,11 @@ class Equilibrium(NamedTuple):
     z: float
     v: float
     period: int
-    multipliers: np.ndarray
+    multipliers: Inexact[np.ndarray, "2"]
     stable: bool
 
 
-def jacobian(state, beta=0.0):
+def jacobian(state: Signed, beta: float = 0.0) -> Float[np.ndarray, "2 2"]:
     """The Jacobian of :func:`signed_step` at a :class:`Signed` state, (2, 2): rows z', v', columns z, v."""
     z, v = state
     return np.array(
@@ -135,7 +138,7 @@ def jacobian(state, beta=0.0):
     )
 
 
-def stable_interval(beta=0.0):
+def stable_interval(beta: float = 0.0) -> tuple[float, float] | None:
     """The ``v`` of the stable equilibria, all with ``r = 0``: ``2 |beta| <= v < 2``, or None for ``|beta| >= 1``.
 
     Zhu et al. (2024), Theorem 2, with constants: a network's kernel cannot fall below ``2 sqrt(c) |y|`` at r = 0.
@@ -144,7 +147,7 @@ def stable_interval(beta=0.0):
     return (2 * abs(beta), 2.0) if abs(beta) < 1 else None
 
 
-def equilibrium(v, beta=0.0):
+def equilibrium(v: float, beta: float = 0.0) -> Equilibrium:
     """The equilibrium with ``r = 0`` and kernel ``v = eta lambda``; its multipliers are ``1 - v`` and 1."""
     v, beta = check_number("v", v), check_number("beta", beta)
     if v < 2 * abs(beta):
@@ -153,7 +156,7 @@ def equilibrium(v, beta=0.0):
     return Equilibrium(0.0, v, 1, multipliers, v < 2)
 
 
-def isolated_equilibria(beta=0.0):
+def isolated_equilibria(beta: float = 0.0) -> list[Equilibrium]:
     """The equilibria off the line ``r = 0``; all are unstable.
 
     Returns

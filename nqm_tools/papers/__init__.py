@@ -8,7 +8,10 @@ add one, write the folder and its name in ``NAMES``.
 'Zhu, Liu, Radhakrishnan, Belkin, "Quadratic models for understanding catapult dynamics of neural networks" (ICLR 2024)'
 """
 
+from __future__ import annotations
+
 import importlib
+import types
 
 from nqm_tools.papers._rules import CONFIDENCE, Claim, Finding, Interval, recorded, runs_of, unknown
 
@@ -27,7 +30,7 @@ __all__ = [
 ]
 
 
-def load(name):
+def load(name: str) -> types.ModuleType:
     """The module of a paper.
 
     Raises

@@ -1,10 +1,18 @@
 """What every paper's rules are made of: claims, findings, the interval over seeds, and the recorded runs."""
 
+from __future__ import annotations
+
 import pathlib
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import numpy as np
+from jaxtyping import ArrayLike, Real
+
+from nqm_tools._types import FilePath
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # Fewer do not decide what needs a spread over seeds.
 FEWEST_SEEDS = 5
@@ -38,7 +46,7 @@ class Claim(NamedTuple):
     sweep: str
     statement: str
     rule: str
-    check: Callable
+    check: Callable[..., Finding]
     kind: str = "claim"
     status: str = ""
     awaited: bool = False
@@ -51,11 +59,16 @@ class Finding(NamedTuple):
     holds: bool | None
 
 
-def unknown(reason):
+# What decides a claim from the frame of `recorded`.
+Check = Callable[["pd.DataFrame"], Finding]
+
+
+def unknown(reason: str) -> Finding:
+    """What is found where the records do not suffice to tell, and why."""
     return Finding(reason, None)
 
 
-def recorded(store, sweep):
+def recorded(store: FilePath, sweep: str) -> pd.DataFrame:
     """The recorded steps of a sweep, a row a step, with the settings and results of their runs.
 
     Failed runs are left out. A run that was recorded as divergent because it happened to end in a spike is told by
@@ -104,7 +117,7 @@ def _mended(rows):
     return mended
 
 
-def runs_of(curves):
+def runs_of(curves: pd.DataFrame) -> pd.DataFrame:
     """A row a run, of the frame of :func:`recorded`: its settings and results."""
     return curves.drop_duplicates("key") if len(curves) else curves
 
@@ -139,8 +152,11 @@ class Interval(NamedTuple):
     high: float
 
     @classmethod
-    def of(cls, values, shared=0.0):
-        """Of numbers that have ``shared`` times their variance in common, which their spread does not show."""
+    def of(cls, values: Real[ArrayLike, " n"], shared: float = 0.0) -> Self:
+        """The interval of these numbers, which have ``shared`` times their variance in common; infinite for one number.
+
+        What they have in common does not show in their spread.
+        """
         from scipy import stats
 
         values = np.asarray(values, dtype=float)

@@ -3,10 +3,15 @@
 One colour, dash and marker for each model everywhere, of different lightness, so that figures read in grey too.
 """
 
+from __future__ import annotations
+
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 
+from nqm_tools._types import FilePath
 from nqm_tools.plotting._dynamics import invariant_curves, phase_diagram, trap
 from nqm_tools.plotting._panels import best_test_accuracy, best_test_loss, describe, panels, single_runs
 from nqm_tools.plotting._quantities import against_width, decay_factors, lines, width_exponents
@@ -42,7 +47,7 @@ __all__ = [
 ]
 
 
-def save(ax, path):
+def save(ax: Axes | Sequence[Axes], path: FilePath) -> list[pathlib.Path]:
     """Write the figure that ``ax`` belongs to as ``path.pdf`` and ``path.svg``; returns both paths."""
     path = pathlib.Path(path)
     if path.suffix in (".pdf", ".svg"):

@@ -1,14 +1,22 @@
 """Figures of the dimensionless dynamics; public through :mod:`nqm_tools.plotting`."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 import matplotlib.pyplot as plt
 import numpy as np
+from jaxtyping import ArrayLike, Real
+from matplotlib.axes import Axes
 
 from nqm_tools.dynamics import adiabatic_invariant, isolated_equilibria, stable_interval
 
 DIVERGENT = "#c9c9c9"
 
 
-def phase_diagram(v0, heights, final, *, ax=None):
+def phase_diagram(
+    v0: Real[ArrayLike, " a"], heights: Real[ArrayLike, " b"], final: Real[ArrayLike, "b a"], *, ax: Axes | None = None
+) -> Axes:
     """Where runs end, for every initial state: the final ``v`` as colour, divergence grey.
 
     Parameters
@@ -43,7 +51,7 @@ def _one_colour(colour):
     return plt.matplotlib.colors.ListedColormap([colour])
 
 
-def trap(beta=0.0, *, ax=None):
+def trap(beta: float = 0.0, *, ax: Axes | None = None) -> Axes:
     """The triangle that traps a run in the (z, v) plane, with the equilibria: stable ones bold, unstable ones hollow.
 
     Parameters
@@ -80,7 +88,7 @@ def trap(beta=0.0, *, ax=None):
     return ax
 
 
-def invariant_curves(v0, *, ax=None):
+def invariant_curves(v0: Sequence[float], *, ax: Axes | None = None) -> Axes:
     """Level curves of the adiabatic invariant in the (v, u) plane, each through ``(v0, 0)``.
 
     Parameters

@@ -1,15 +1,22 @@
 """Figures of best test losses and accuracies against the learning rate, one panel a setting."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import seaborn as sns
+from jaxtyping import Shaped
+from matplotlib.axes import Axes
 
 from nqm_tools.plotting._style import LABELS, check_columns, models_of, name_models, new_axes, styles
 
 CRITICAL = r"\eta_{\mathrm{crit}}"
 
 
-def best_test_loss(summary, *, ax=None):
+def best_test_loss(summary: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """Best test loss against learning rate: mean over seeds, band of one standard deviation, divergence marked.
 
     Parameters
@@ -31,7 +38,7 @@ def best_test_loss(summary, *, ax=None):
     return ax
 
 
-def best_test_accuracy(summary, *, ax=None):
+def best_test_accuracy(summary: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """Best test accuracy against learning rate, as :func:`best_test_loss` draws losses; crosses at the lower edge.
 
     Parameters
@@ -96,7 +103,7 @@ def _against_rate(summary, column, heights, ax):
     return ax
 
 
-def single_runs(summary, *, column="best_test_loss", ax=None):
+def single_runs(summary: pd.DataFrame, *, column: str = "best_test_loss", ax: Axes | None = None) -> Axes:
     """Runs one by one, as hollow markers, to be compared with the curves that ``ax`` has.
 
     Parameters
@@ -119,7 +126,13 @@ def single_runs(summary, *, column="best_test_loss", ax=None):
     return ax
 
 
-def panels(summaries, *, draw=best_test_loss, columns=3, axes=None):
+def panels(
+    summaries: Mapping[str, pd.DataFrame | str],
+    *,
+    draw: Callable[..., Axes] = best_test_loss,
+    columns: int = 3,
+    axes: Sequence[Axes] | None = None,
+) -> Shaped[np.ndarray, " settings"]:
     """One panel a setting, each with its size and the steps of its best test losses; one legend for all.
 
     Parameters
@@ -175,7 +188,7 @@ def panels(summaries, *, draw=best_test_loss, columns=3, axes=None):
     return axes
 
 
-def describe(summary):
+def describe(summary: pd.DataFrame) -> str:
     """What a panel shows, in two lines: examples, width, steps and seeds; the steps of the best test losses.
 
     Parameters

@@ -1,15 +1,20 @@
 """Figures of one quantity against another: against the width, the learning rate, or any column."""
 
+from __future__ import annotations
+
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from jaxtyping import ArrayLike, Real
+from matplotlib.axes import Axes
 
 from nqm_tools.plotting._style import LABELS, MARKERS, MARKS, PALETTE, check_columns, new_axes
 
 
-def against_width(frame, *, y, hue="model", ax=None):
+def against_width(frame: pd.DataFrame, *, y: str, hue: str = "model", ax: Axes | None = None) -> Axes:
     """A quantity against the width: means and a fitted power law for each line, both axes logarithmic.
 
     Parameters
@@ -49,7 +54,7 @@ def against_width(frame, *, y, hue="model", ax=None):
     return ax
 
 
-def width_exponents(frame, *, y, hue="model"):
+def width_exponents(frame: pd.DataFrame, *, y: str, hue: str = "model") -> pd.Series:
     """The exponents a in ``y ~ width^a``, by least squares on the logarithms of the means of each width.
 
     Arguments as in :func:`against_width`; returns a pandas.Series, one entry for each value of ``hue``.
@@ -66,7 +71,9 @@ def width_exponents(frame, *, y, hue="model"):
     return pd.Series(exponents)
 
 
-def decay_factors(frame, eigenvalues, *, ax=None):
+def decay_factors(
+    frame: pd.DataFrame, eigenvalues: Sequence[float] | Real[ArrayLike, " k"], *, ax: Axes | None = None
+) -> Axes:
     """How much a step of gradient descent shrinks each eigenvector's part of a linear model's residual.
 
     Parameters
@@ -105,7 +112,7 @@ def decay_factors(frame, eigenvalues, *, ax=None):
     return ax
 
 
-def lines(frame, *, y, hue, x="step", ax=None):
+def lines(frame: pd.DataFrame, *, y: str, hue: str, x: str = "step", ax: Axes | None = None) -> Axes:
     """One quantity against another, one line for each value of a varied parameter, from dark to light.
 
     Parameters

@@ -1,14 +1,22 @@
 """Figures of runs: losses, regimes, eigenvalues along a run, and the images trained on."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import seaborn as sns
+from jaxtyping import Shaped
+from matplotlib.axes import Axes
 
 from nqm_tools._validation import check_rate
+from nqm_tools.datasets import Data
 from nqm_tools.plotting._style import LINES, check_columns, models_of, name_models, new_axes, styles
 
 
-def loss_curves(frame, *, column="train_loss", ax=None):
+def loss_curves(frame: pd.DataFrame, *, column: str = "train_loss", ax: Axes | None = None) -> Axes:
     """A loss against steps, one line for each model and learning rate, on a logarithmic axis.
 
     Parameters
@@ -49,7 +57,9 @@ def loss_curves(frame, *, column="train_loss", ax=None):
     return ax
 
 
-def regimes(frame, critical_learning_rate, *, axes=None):
+def regimes(
+    frame: pd.DataFrame, critical_learning_rate: float, *, axes: Sequence[Axes] | None = None
+) -> Shaped[np.ndarray, " rates"]:
     """Training loss against steps, one panel a learning rate, titled with its ratio to the critical one.
 
     Parameters
@@ -85,7 +95,9 @@ def regimes(frame, critical_learning_rate, *, axes=None):
     return axes
 
 
-def loss_and_eigenvalues(frame, *, unstable=2.0, axes=None):
+def loss_and_eigenvalues(
+    frame: pd.DataFrame, *, unstable: float = 2.0, axes: Shaped[np.ndarray, "2 rates"] | None = None
+) -> Shaped[np.ndarray, "2 rates"]:
     """Training loss above, eigenvalues of the tangent kernel below, against steps; one column a learning rate.
 
     Parameters
@@ -133,7 +145,9 @@ def loss_and_eigenvalues(frame, *, unstable=2.0, axes=None):
     return np.asarray(axes)
 
 
-def examples(data, *, rows=1, columns=10, axes=None):
+def examples(
+    data: Data, *, rows: int = 1, columns: int = 10, axes: Sequence[Axes] | None = None
+) -> Shaped[np.ndarray, " panels"]:
     """The first training images with their labels.
 
     Parameters

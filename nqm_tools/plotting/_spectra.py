@@ -1,12 +1,16 @@
 """Figures of the top eigendirections along a run: the spike of the loss, and the corrections of the kernel."""
 
+from __future__ import annotations
+
 import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
 
 from nqm_tools._validation import check_whole
 from nqm_tools.plotting._style import LINES, check_columns, models_of, new_axes, styles
 
 
-def spike(frame, *, examples, directions=1, ax=None):
+def spike(frame: pd.DataFrame, *, examples: int, directions: int = 1, ax: Axes | None = None) -> Axes:
     """The training loss of one run, and how much of it lies along the first eigenvectors of the kernel at each step.
 
     Parameters
@@ -38,7 +42,7 @@ def spike(frame, *, examples, directions=1, ax=None):
     return ax
 
 
-def corrections(frame, *, ax=None):
+def corrections(frame: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """What a step changes along the top eigenvector beyond the linear model: ``p_1^T R_f p_1`` and ``p_1^T R_K p_1``.
 
     Parameters

@@ -1,23 +1,38 @@
 """Runs what a store lacks of a sweep, group by group, here or on a Dask cluster."""
 
+from __future__ import annotations
+
 import collections
 import contextlib
 import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from nqm_tools._store_file import STATUSES
+from nqm_tools._types import FilePath
 from nqm_tools.store import Store, refusals
 from nqm_tools.sweeps._compute import compute, failed_rows
 from nqm_tools.sweeps._settings import Sweep
+
+if TYPE_CHECKING:
+    import distributed
+    import pandas as pd
 
 SORT_BY = ("data", "network", "width", "model", "seed", "learning_rate_ratio")
 # How often to ask for a group that another process is computing, in seconds.
 PATIENCE = 1.0
 
 
-def run(sweep, store, *, client=None, say=None):
+def run(
+    sweep: Sweep,
+    store: FilePath,
+    *,
+    client: distributed.Client | str | None = None,
+    say: Callable[[str], object] | None = None,
+) -> pd.DataFrame:
     """Compute the runs of a sweep that a store does not hold yet, and return the frame of all of them.
 
     Parameters
@@ -63,7 +78,7 @@ def run(sweep, store, *, client=None, say=None):
     return frame
 
 
-def load(store):
+def load(store: FilePath) -> pd.DataFrame:
     """All runs of a store as one tidy frame, a row a run: settings, status, regime, losses, times.
 
     ``best_test_loss`` is over the recorded steps; NaN for a run that diverged. Damaged files are warned of and left
@@ -74,7 +89,7 @@ def load(store):
     return frame.sort_values([name for name in SORT_BY if name in frame], ignore_index=True, kind="stable")
 
 
-def load_curves(store):
+def load_curves(store: FilePath) -> pd.DataFrame:
     """The recorded steps of all runs of a store as one tidy frame, a row a step, with the columns of :func:`load`."""
     found = Store(store, create=False)
     frame = found.load_curves()

@@ -1,5 +1,7 @@
 """What a sweep is: its settings, checked, and the groups of runs that they come to."""
 
+from __future__ import annotations
+
 import copy
 import dataclasses
 import functools
@@ -9,11 +11,13 @@ import json
 import numbers
 import pathlib
 import tomllib
-from typing import NamedTuple
+from collections.abc import Container, Sequence
+from typing import NamedTuple, Self
 
 import jax.numpy as jnp
 
 from nqm_tools import _files, datasets, networks, quadratic
+from nqm_tools._types import FilePath
 from nqm_tools._validation import check_choice, check_rate, check_whole
 from nqm_tools.expansions import MODELS
 from nqm_tools.sweeps._references import as_reference, checksums, find_function, is_reference, make_importable
@@ -31,23 +35,23 @@ class Group(NamedTuple):
     """The runs that differ in learning rate alone: a unit of work. ``settings`` are plain values."""
 
     settings: dict
-    rates: tuple
-    keys: tuple
+    rates: tuple[float, ...]
+    keys: tuple[str, ...]
     folder: str = ""  # where modules of the user's may lie; no part of the settings
 
     @property
-    def name(self):
+    def name(self) -> str:
         """The same for any rates, so that two processes lock each other out."""
         return _hash(self.settings)
 
     @property
-    def title(self):
+    def title(self) -> str:
         network, data = self.settings["network"], self.settings["data"]
         model, seed = self.settings["model"], self.settings["seed"]
         size = network.get("width", network.get("gamma"))
         return f"{data['name']}, {network['name']} {size}, {model}, seed {seed}"
 
-    def only(self, wanted):
+    def only(self, wanted: Container[str]) -> Self:
         """The group with those of its runs whose keys are ``wanted``."""
         pairs = [(rate, key) for rate, key in zip(self.rates, self.keys, strict=True) if key in wanted]
         rates, keys = zip(*pairs, strict=True) if pairs else ((), ())
@@ -93,27 +97,27 @@ class Sweep:
     """
 
     name: str
-    data: tuple
-    network: tuple
-    models: tuple
-    learning_rates: tuple
+    data: tuple[dict, ...]
+    network: tuple[dict, ...]
+    models: tuple[str, ...]
+    learning_rates: tuple[float, ...]
     unit: str
-    seeds: tuple
+    seeds: tuple[int, ...]
     training: dict
     folder: str = dataclasses.field(compare=False)  # of the file, where modules may lie
 
     def __init__(
         self,
         *,
-        data,
-        network,
-        learning_rates,
-        unit="critical",
-        models=tuple(MODELS),
-        seeds=(0,),
-        name="sweep",
-        **training,
-    ):
+        data: dict | Sequence[dict],
+        network: dict | Sequence[dict],
+        learning_rates: float | Sequence[float],
+        unit: str = "critical",
+        models: str | Sequence[str] = tuple(MODELS),
+        seeds: int | Sequence[int] = (0,),
+        name: str = "sweep",
+        **training: object,
+    ) -> None:
         if not isinstance(name, str):
             raise TypeError(f"name must be text; got {name!r}")
         if isinstance(seeds, numbers.Integral) and not isinstance(seeds, bool):
@@ -141,7 +145,7 @@ class Sweep:
                 make_network(settings)  # it checks its arguments
 
     @classmethod
-    def from_toml(cls, path, scale=None):
+    def from_toml(cls, path: FilePath, scale: str | None = None) -> Self:
         """Read a sweep from a TOML file, whose names are the parameters above.
 
         ``[learning_rates]`` holds one list, named after its unit; ``[training]`` holds ``steps`` and so on.
@@ -158,7 +162,13 @@ class Sweep:
         object.__setattr__(sweep, "folder", str(path.resolve().parent))
         return sweep
 
-    def only(self, *, models=None, seeds=None, learning_rates=None):
+    def only(
+        self,
+        *,
+        models: str | Sequence[str] | None = None,
+        seeds: int | Sequence[int] | None = None,
+        learning_rates: float | Sequence[float] | None = None,
+    ) -> Self:
         """The part of the sweep with these models, seeds and learning rates (all of what is None).
 
         The runs are the same ones, so that a store can be filled part by part.
@@ -176,11 +186,11 @@ class Sweep:
                 object.__setattr__(part, field, tuple(value for value in values if value in wanted))
         return part
 
-    def __len__(self):
+    def __len__(self) -> int:
         grid = (self.data, self.network, self.models, self.learning_rates, self.seeds)
         return functools.reduce(lambda product, values: product * len(values), grid, 1)
 
-    def groups(self):
+    def groups(self) -> list[Group]:
         """The :class:`Group` s of the grid, those of one data set, network and seed next to each other.
 
         Raises
@@ -199,7 +209,7 @@ class Sweep:
                         groups.append(self.group(data, files, network, model, seed))
         return groups
 
-    def group(self, data, files, network, model, seed):
+    def group(self, data: dict, files: dict[str, str], network: dict, model: str, seed: int) -> Group:
         """The :class:`Group` of one place of the grid; ``files`` are the checksums of the data set's files."""
         settings = {
             "data": data,
@@ -260,8 +270,10 @@ def make_method(training):
 
 
 def _plain_training(training):
-    """The arguments of a method as plain values, with their defaults; those that did not exist in version 0.1 only
-    where they are not the default, so that keys stay what they were."""
+    """The arguments of a method as plain values, with their defaults.
+
+    Those that did not exist in version 0.1 only where they are not the default, so that keys stay what they were.
+    """
     training = dict(training)
     record = training.pop("record", DEFAULT_RECORD)
     for name in ("loss", "optimizer"):

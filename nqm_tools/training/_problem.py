@@ -1,17 +1,20 @@
 """A model bound to its data, and how to train it: what the compiled loop takes."""
 
+from __future__ import annotations
+
 import functools
 import inspect
 import math
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, PyTree, Real
 
 from nqm_tools import closed_forms
 from nqm_tools._program import Fresh
+from nqm_tools._types import Function, Outputs
 from nqm_tools._validation import (
     check_choice,
     check_params,
@@ -23,10 +26,11 @@ from nqm_tools.curvature import gauss_newton_sharpness
 from nqm_tools.datasets import Data
 from nqm_tools.expansions import Model, as_model, check_model, match_precision, pytree_model, static
 from nqm_tools.kernels import critical_learning_rate
-from nqm_tools.losses import Loss, check_loss, find, targets_for
+from nqm_tools.losses import Loss, LossLike, check_loss, find, targets_for
 from nqm_tools.training._loop import BATCHES, chunk_of_steps
-from nqm_tools.training._recording import DEFAULT_RECORD, Recording, current_kernel, kind_of_labels
-from nqm_tools.training._rules import make_rule
+from nqm_tools.training._recording import DEFAULT_RECORD, Record, Recording, current_kernel, kind_of_labels
+from nqm_tools.training._rules import MakeOptimizer, Schedule, make_rule
+from nqm_tools.training._runs import Run
 
 MOST_STEPS = 2**31 - 2  # the compiled loop counts with 32 bits
 # A schedule is looked at on so many of its steps before a run.
@@ -38,19 +42,19 @@ class Method:
 
     def __init__(
         self,
-        steps,
-        batch_size=None,
-        momentum=0.0,
-        loss="mse",
-        record=DEFAULT_RECORD,
-        record_every=1,
+        steps: int,
+        batch_size: int | None = None,
+        momentum: float = 0.0,
+        loss: LossLike = "mse",
+        record: Record = DEFAULT_RECORD,
+        record_every: int = 1,
         *,
-        batches="epochs",
-        nesterov=False,
-        optimizer=None,
-        schedule=None,
-        first=0,
-    ):
+        batches: str = "epochs",
+        nesterov: bool = False,
+        optimizer: MakeOptimizer | None = None,
+        schedule: Schedule | None = None,
+        first: int = 0,
+    ) -> None:
         self.steps = check_whole("steps", steps, maximum=MOST_STEPS - first)
         self.first = first
         self.batch_size = None if batch_size is None else check_whole("batch_size", batch_size)
@@ -63,12 +67,12 @@ class Method:
         self.schedule = schedule
 
     @functools.cached_property
-    def program(self):
+    def program(self) -> Fresh:
         """The compiled loop, as the functions in it are when it is first used."""
         return Fresh(functools.partial(chunk_of_steps, self))
 
     @property
-    def settings(self):
+    def settings(self) -> dict[str, object]:
         """What a run says of it, as plain values; what is newer than the first version where it is not the default."""
         rule = self.rule
         plain = {
@@ -124,20 +128,28 @@ class Problem:
 
     model: Model
     bound: Model
-    x: Any
-    y: Any
-    x_test: Any
-    features: Any
-    test: Any
-    state0: Any
-    memory0: Any
+    x: Real[Array, "n ..."]
+    y: Outputs
+    x_test: Real[Array, "n_test ..."] | None
+    features: PyTree
+    test: tuple[PyTree, Float[Array, "n_test k"]] | None
+    state0: PyTree
+    memory0: PyTree | None
     loss: Loss = static()
     labels: str | None = static()
-    columns: tuple = static()
-    notes: tuple = static()
+    columns: tuple[str, ...] = static()
+    notes: tuple[tuple[str, str], ...] = static()
 
 
-def prepare(model, data, method, *, params=None, seed=0, start=None):
+def prepare(
+    model: Function,
+    data: Data,
+    method: Method,
+    *,
+    params: PyTree | None = None,
+    seed: int = 0,
+    start: Run | None = None,
+) -> Problem:
     """Bind ``model`` to ``data`` and compute its features; arguments and errors as in :func:`nqm_tools.train`."""
     if not isinstance(data, Data):
         raise TypeError(f"data must be an nqm_tools.Data; got {type(data).__name__}")
@@ -203,12 +215,12 @@ def _with_velocity(model, bound, velocity):
     return model, velocity
 
 
-def initial_kernel(problem):
+def initial_kernel(problem: Problem) -> Float[Array, "n n k k"]:
     """The tangent kernel (n, n, k, k) on the training inputs where a prepared :class:`Problem` starts."""
     return Fresh(current_kernel)(problem, problem.state0)
 
 
-def critical_rate(problem):
+def critical_rate(problem: Problem) -> float:
     """The critical learning rate of a prepared problem at its start, without momentum, for its loss."""
     loss = problem.loss
     if loss.constant_curvature is not None:

@@ -4,18 +4,25 @@ A recorder is a function ``now -> value`` of a :class:`Snapshot`, or a :class:`R
 from row to row. ``RECORDERS`` is the one table that names map to; ``train(record=)`` takes names and the user's own.
 """
 
+from __future__ import annotations
+
 import functools
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
+from nqm_tools._types import Outputs
 from nqm_tools._validation import check_choice
 from nqm_tools.kernels import kernel_matrix, tangent_kernel
 from nqm_tools.networks import architecture
 from nqm_tools.training import _sharpness
+
+if TYPE_CHECKING:
+    from nqm_tools.training._problem import Problem
 
 MAX_EIGENVALUES = 8
 MAX_LAYERS = 8
@@ -35,8 +42,8 @@ class Recorder(NamedTuple):
         ``update(carry, now) -> (carry, value)`` at each recorded row.
     """
 
-    init: Callable
-    update: Callable
+    init: Callable[[Snapshot], PyTree]
+    update: Callable[[PyTree, Snapshot], tuple[PyTree, Value]]
 
 
 class Snapshot:
@@ -67,7 +74,9 @@ class Snapshot:
         What is trained, a function ``(params, x) -> (n, k)``.
     """
 
-    def __init__(self, problem, state, learning_rate, step):
+    def __init__(
+        self, problem: Problem, state: PyTree, learning_rate: Float[Array, ""], step: Int[ArrayLike, ""]
+    ) -> None:
         self._problem, self._state = problem, state
         self.learning_rate, self.step = learning_rate, step
         self.x, self.y, self.x_test = problem.x, problem.y, problem.x_test
@@ -75,11 +84,11 @@ class Snapshot:
         self.model = problem.model
 
     @functools.cached_property
-    def params(self):
+    def params(self) -> PyTree:
         return self._problem.bound.decode(self._state)
 
     @functools.cached_property
-    def start(self):
+    def start(self) -> PyTree:
         return self._problem.bound.decode(self._problem.state0)
 
     @functools.cached_property
@@ -87,34 +96,34 @@ class Snapshot:
         return self._problem.bound.value_and_pullback(self._state, self._problem.features)
 
     @property
-    def prediction(self):
+    def prediction(self) -> Outputs:
         return self._value_and_pullback[0]
 
     @functools.cached_property
-    def test_prediction(self):
+    def test_prediction(self) -> Outputs:
         if self._problem.test is None:
             raise ValueError("the data have no test examples")
         return self._problem.bound.predict(self._state, self._problem.test[0])
 
     @functools.cached_property
-    def residual(self):
+    def residual(self) -> Outputs:
         loss = self._problem.loss
         if loss.constant_curvature is not None:
             return self.prediction - self.y
         return loss.gradient(self.prediction, self.y)
 
     @functools.cached_property
-    def train_loss(self):
+    def train_loss(self) -> Float[Array, ""]:
         return self._problem.loss.total(self.prediction, self.y)
 
     @functools.cached_property
-    def test_loss(self):
+    def test_loss(self) -> Float[ArrayLike, ""]:
         if self._problem.test is None:
             return jnp.nan
         return self._problem.loss.total(self.test_prediction, self.y_test)
 
     @functools.cached_property
-    def test_accuracy(self):
+    def test_accuracy(self) -> Float[ArrayLike, ""]:
         if self._problem.test is None or self._problem.labels is None:
             return jnp.nan
         return jnp.mean(LABELS[self._problem.labels](self.test_prediction, self.y_test).astype(self.y.dtype))
@@ -125,7 +134,7 @@ class Snapshot:
         return pullback(self._problem.loss.output_gradient(self.prediction, self.y))
 
     @functools.cached_property
-    def gradient(self):
+    def gradient(self) -> PyTree:
         return self._problem.bound.decode_direction(self._state_gradient)
 
     @functools.cached_property
@@ -133,18 +142,18 @@ class Snapshot:
         return current_kernel(self._problem, self._state)
 
     @functools.cached_property
-    def kernel(self):
+    def kernel(self) -> Float[Array, "n n"] | Float[Array, "n n k k"]:
         return self._kernel[:, :, 0, 0] if self._kernel.shape[2] == 1 else self._kernel
 
     @functools.cached_property
-    def eigenpairs(self):
+    def eigenpairs(self) -> tuple[Float[Array, " rows"], Float[Array, "rows rows"]]:
         # One decomposition for whatever is asked of it: LAPACK computes the vectors in any case.
         eigenvalues, eigenvectors = jnp.linalg.eigh(kernel_matrix(self._kernel))
         eigenvalues, eigenvectors = eigenvalues[::-1], eigenvectors[:, ::-1]
         return eigenvalues, eigenvectors * jnp.where(eigenvectors.sum(axis=0) < 0, -1, 1)
 
     @functools.cached_property
-    def distance(self):
+    def distance(self) -> Float[Array, ""]:
         return self._problem.bound.distance(self._state, self._problem.state0)
 
     @functools.cached_property
@@ -154,6 +163,12 @@ class Snapshot:
     @functools.cached_property
     def _sparsity(self):
         return _sparsity(self)
+
+
+# What a recorder gives: a number, a vector, or several of these by name.
+Value = ArrayLike | dict[str, ArrayLike]
+_Record = str | Callable[[Snapshot], Value] | Recorder | dict[str, Callable[[Snapshot], Value] | Recorder]
+Record = _Record | Sequence[_Record]
 
 
 # Whether an output is right, by what the targets are.
@@ -196,8 +211,11 @@ def _projection(i, now):
 
 
 def _followed(i):
-    """The eigenvalue that is the i-th at the start, followed along the run: its eigenvector at each row is the one that
-    overlaps most with that of the row before. Sorted eigenvalues cross; rows must be close enough for it."""
+    """The eigenvalue that is the i-th at the start, followed along the run.
+
+    Its eigenvector at each row is the one that overlaps most with that of the row before. Sorted eigenvalues cross;
+    rows must be close enough for it.
+    """
 
     def start(now):
         _check_index(f"followed_{i}", i, now)

@@ -5,14 +5,24 @@ gives the next state and memory. ``linear`` tells that the steps are linear in a
 forms in other coordinates are exact (:mod:`nqm_tools.closed_forms`).
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from nqm_tools._validation import check_fraction
 from nqm_tools.expansions import pytree_model, static
+
+if TYPE_CHECKING:
+    import optax
+
+# A learning rate as a function of the step, and an optimiser as one of the learning rate (or of such a schedule).
+Schedule = Callable[[Int[Array, ""]], Float[Array, ""]]
+MakeOptimizer = Callable[[float | Schedule], "optax.GradientTransformation"]
 
 
 @pytree_model
@@ -23,16 +33,18 @@ class GradientDescent:
     does; under a schedule they are not, since the rate is inside the velocity here and outside it there.
     """
 
-    momentum: Any = 0.0  # a number that the compiled loop takes as an argument
+    momentum: Float[ArrayLike, ""] = 0.0  # a number that the compiled loop takes as an argument
     nesterov: bool = static(False)
     has_velocity: bool = static(False)
 
     linear = True
 
-    def init(self, state, rate):
+    def init(self, state: PyTree, rate: Float[Array, ""] | None) -> PyTree | None:
         return jax.tree.map(jnp.zeros_like, state) if self.has_velocity else None
 
-    def update(self, gradient, velocity, state, rate):
+    def update(
+        self, gradient: PyTree, velocity: PyTree | None, state: PyTree, rate: Float[Array, ""]
+    ) -> tuple[PyTree, PyTree | None]:
         if not self.has_velocity:
             return jax.tree.map(lambda s, g: s - rate.astype(s.dtype) * g, state, gradient), None
         beta = jnp.asarray(self.momentum)
@@ -52,19 +64,24 @@ class Optimizer:
     ``rate`` is a number, or the schedule that the user gave.
     """
 
-    make: Callable = static()
+    make: MakeOptimizer = static()
 
     linear = False
 
-    def init(self, state, rate):
+    def init(self, state: PyTree, rate: float | Float[Array, ""] | Schedule) -> PyTree:
         return self.make(rate).init(state)
 
-    def update(self, gradient, memory, state, rate):
+    def update(
+        self, gradient: PyTree, memory: PyTree, state: PyTree, rate: float | Float[Array, ""] | Schedule
+    ) -> tuple[PyTree, PyTree]:
         updates, memory = self.make(rate).update(gradient, memory, state)
         return jax.tree.map(lambda s, u: s + u.astype(s.dtype), state, updates), memory
 
 
-def make_rule(momentum=0.0, nesterov=False, optimizer=None):
+Rule = GradientDescent | Optimizer
+
+
+def make_rule(momentum: float = 0.0, nesterov: bool = False, optimizer: MakeOptimizer | None = None) -> Rule:
     """The rule for checked arguments of :func:`nqm_tools.train`."""
     momentum = check_fraction("momentum", momentum)
     if not isinstance(nesterov, bool):

@@ -1,18 +1,26 @@
 """What a training run leaves: its frame, its regime, its parameters, and a file of all that."""
 
+from __future__ import annotations
+
 import dataclasses
 import json
 import math
 import os
 import pathlib
 import platform
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Self
 
 import jax
 import numpy as np
+from jaxtyping import Array, ArrayLike, Float, PyTree, Real, Shaped
 
+from nqm_tools._types import FilePath
 from nqm_tools._validation import check_fraction
 from nqm_tools._version import __version__
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # A loss has "risen" when it is this share of the first loss above its running minimum.
 CATAPULT_RISE = 0.05
@@ -21,7 +29,7 @@ CATAPULT_RISE = 0.05
 EDGE_RISES, EDGE_DRIFT, EDGE_SWING = 0.25, 0.1, 1e-3
 
 
-def regime(losses, momentum=0.0):
+def regime(losses: Sequence[float] | Real[ArrayLike, " steps"], momentum: float = 0.0) -> str:
     """The regime of a full-batch run, from the training losses of all its steps.
 
     Parameters
@@ -116,45 +124,48 @@ class Run:
 
     model: str
     learning_rate: float
-    losses: np.ndarray
-    records: dict
-    params: Any
+    losses: Float[np.ndarray, " steps"]
+    records: dict[str, Shaped[np.ndarray, " rows"]]
+    params: PyTree
     stopped: str
     settings: dict
     environment: dict = dataclasses.field(default_factory=lambda: environment())
-    memory: tuple = ()
+    memory: tuple[Array, ...] = ()
 
     @property
-    def frame(self):
+    def frame(self) -> pd.DataFrame:
         """Tidy pandas rows: model, learning_rate, step, train_loss and what was recorded."""
         import pandas as pd
 
         return pd.DataFrame({"model": self.model, "learning_rate": self.learning_rate, **self.records})
 
     @property
-    def regime(self):
-        """See :func:`regime`. For mini-batches it is of the whole training set's losses, which their noise raises
-        and lowers for ever: no edge of stability is told there."""
+    def regime(self) -> str:
+        """See :func:`regime`.
+
+        For mini-batches it is of the whole training set's losses, which their noise raises and lowers for ever: no edge
+        of stability is told there.
+        """
         full_batch = self.settings.get("batch_size") is None
         return _regime(self.losses, self.settings.get("momentum", 0.0), full_batch)
 
     @property
-    def peak_loss(self):
+    def peak_loss(self) -> float:
         """The highest training loss of all steps; infinite if one was not finite."""
         return float(np.max(self.losses)) if np.isfinite(self.losses).all() else math.inf
 
     @property
-    def best_test_loss(self):
+    def best_test_loss(self) -> float:
         """The lowest recorded test loss; NaN for a run that diverged, or that recorded none."""
         return self._at_best("test_loss")
 
     @property
-    def best_step(self):
+    def best_step(self) -> float:
         """The step of the lowest recorded test loss; NaN for a run that diverged, or that recorded none."""
         return self._at_best("step")
 
     @property
-    def best_test_accuracy(self):
+    def best_test_accuracy(self) -> float:
         """The highest recorded test accuracy; NaN for a run that diverged, or that recorded none."""
         accuracies = self.records.get("test_accuracy", np.array([np.nan]))
         if self.regime == "divergent" or np.isnan(accuracies).all():
@@ -162,7 +173,7 @@ class Run:
         return float(np.nanmax(accuracies))
 
     @property
-    def summary(self):
+    def summary(self) -> dict[str, object]:
         """One row about the run, as a dictionary: model, learning_rate, regime, peak_loss, best_test_loss, ..."""
         return {
             "model": self.model,
@@ -182,13 +193,13 @@ class Run:
             return math.nan
         return float(self.records[column][np.nanargmin(test_losses)])
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return (
             f"<Run of {self.model}: learning rate {self.learning_rate:.4g}, {len(self.losses) - 1} of "
             f"{self.settings['steps']} steps, {self.stopped}, {self.regime}>"
         )
 
-    def save(self, path):
+    def save(self, path: FilePath) -> pathlib.Path:
         """Write the run to one NumPy ``.npz`` file, whole or not at all.
 
         ``params`` must be a tree of lists, tuples, dictionaries and arrays (as networks here have them).
@@ -219,7 +230,7 @@ class Run:
         return path
 
     @classmethod
-    def load(cls, path):
+    def load(cls, path: FilePath) -> Self:
         """Read a run that :meth:`save` wrote."""
         try:
             with np.load(path, allow_pickle=False) as file:
@@ -256,7 +267,7 @@ def make_run(problem, method, rate, outcome, settings, keep_params=True):
     )
 
 
-def environment():
+def environment() -> dict[str, object]:
     """Versions and machine, for provenance."""
     device = jax.devices()[0]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

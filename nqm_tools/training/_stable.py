@@ -1,13 +1,19 @@
 """The largest stable learning rate of a model, found by bisection over runs."""
 
+from __future__ import annotations
+
 import math
 from typing import NamedTuple
 
 import jax
+from jaxtyping import PyTree
 
 from nqm_tools import dynamics
+from nqm_tools._types import Function
 from nqm_tools._validation import check_fraction, check_whole
+from nqm_tools.datasets import Data
 from nqm_tools.expansions import LinearModel, QuadraticModel
+from nqm_tools.losses import LossLike
 from nqm_tools.networks import FullyConnected, architecture
 from nqm_tools.training._problem import Method, critical_rate, initial_kernel, prepare
 from nqm_tools.training._train import train_rates, whole
@@ -39,7 +45,16 @@ class StableLearningRate(NamedTuple):
     theory: float
 
 
-def max_stable_learning_rate(model, data, *, steps, loss="mse", params=None, tolerance=0.01, seed=0):
+def max_stable_learning_rate(
+    model: Function,
+    data: Data,
+    *,
+    steps: int,
+    loss: LossLike = "mse",
+    params: PyTree | None = None,
+    tolerance: float = 0.01,
+    seed: int = 0,
+) -> StableLearningRate:
     """The largest learning rate at which gradient descent on a model converges, by bisection over runs.
 
     Parameters

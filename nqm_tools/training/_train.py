@@ -1,13 +1,21 @@
 """``train``: from a user's arguments to runs."""
 
+from __future__ import annotations
+
 import time
+from collections.abc import Sequence
 
 import jax
+from jaxtyping import PyTree
 
+from nqm_tools._types import Function
 from nqm_tools._validation import check_whole
+from nqm_tools.datasets import Data
+from nqm_tools.losses import LossLike
 from nqm_tools.training._loop import run_batch
-from nqm_tools.training._problem import Method, check_rates, prepare
-from nqm_tools.training._recording import DEFAULT_RECORD
+from nqm_tools.training._problem import Method, Problem, check_rates, prepare
+from nqm_tools.training._recording import DEFAULT_RECORD, Record
+from nqm_tools.training._rules import MakeOptimizer, Schedule
 from nqm_tools.training._runs import Run, make_run
 
 # On a CPU, states of up to this many numbers are faster side by side; beyond, matrix products fill it by themselves.
@@ -18,24 +26,24 @@ STATES_A_RUN = 8
 
 
 def train(
-    model,
-    data,
+    model: Function,
+    data: Data,
     *,
-    learning_rate,
-    steps,
-    batch_size=None,
-    batches="epochs",
-    momentum=0.0,
-    nesterov=False,
-    optimizer=None,
-    loss="mse",
-    params=None,
-    start=None,
-    record=DEFAULT_RECORD,
-    record_every=1,
-    seed=None,
-    progress=None,
-):
+    learning_rate: float | Schedule | Sequence[float | Schedule],
+    steps: int,
+    batch_size: int | None = None,
+    batches: str = "epochs",
+    momentum: float = 0.0,
+    nesterov: bool = False,
+    optimizer: MakeOptimizer | None = None,
+    loss: LossLike = "mse",
+    params: PyTree | None = None,
+    start: Run | None = None,
+    record: Record = DEFAULT_RECORD,
+    record_every: int = 1,
+    seed: int | None = None,
+    progress: bool | None = None,
+) -> Run | list[Run]:
     """Train a model and return what happened.
 
     Parameters
@@ -174,7 +182,16 @@ def _by_schedule(rates, schedules):
     return [(schedule, [rate]) for rate, schedule in zip(rates, schedules, strict=True)]
 
 
-def train_rates(problem, rates, method, *, seed=0, provenance=None, progress=None, keep_params=True):
+def train_rates(
+    problem: Problem,
+    rates: Sequence[float],
+    method: Method,
+    *,
+    seed: int = 0,
+    provenance: dict | None = None,
+    progress: bool | None = None,
+    keep_params: bool = True,
+) -> list[Run]:
     """The runs of a prepared problem at several learning rates, side by side as far as that is faster and fits."""
     key, runs = jax.random.key(seed), []
     size = _runs_at_once(problem, len(rates))
@@ -190,7 +207,7 @@ def train_rates(problem, rates, method, *, seed=0, provenance=None, progress=Non
     return runs
 
 
-def whole(runs):
+def whole(runs: list[Run]) -> list[Run]:
     """The runs; KeyboardInterrupt if that is why one ended early, since a part of a run is none."""
     if any(run.stopped.startswith("interrupted") for run in runs):
         raise KeyboardInterrupt

@@ -1,5 +1,7 @@
 """Our statements, and the rules that decide them."""
 
+from __future__ import annotations
+
 import functools
 
 import jax
@@ -17,7 +19,7 @@ STARTS, STEPS = 4000, 20_000
 RIGHT, WRONG = 1e-10, 1e-3
 
 
-def claims():
+def claims() -> list[Claim]:
     """All statements of ours that the report decides."""
     return [
         Claim(

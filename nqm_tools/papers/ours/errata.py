@@ -4,47 +4,54 @@ Each function gives ``(corrected, printed)``, the errors of the two forms relati
 float64. Notebook A1 derives the corrections.
 """
 
+from __future__ import annotations
+
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, ArrayLike, Float, PyTree
 
 import nqm_tools as nqm
+from nqm_tools._types import Function, Inputs, Numbers
+
+_Flat = Callable[[Float[ArrayLike, " p"]], Float[Array, " n"]]
 
 
-def off(formula, measured):
+def off(formula: Float[ArrayLike, "..."], measured: Float[ArrayLike, "..."]) -> float:
     """The largest error of a formula, relative to the largest measured value."""
     return float(np.abs(formula - measured).max() / np.abs(measured).max())
 
 
-def weights(rng, d, m):
+def weights(rng: np.random.Generator, d: int, m: int) -> PyTree:
     """A two-layer network's parameters: U normal, v of signs."""
     tree = jax.tree.structure(nqm.networks.two_layer_fc(1).init(jax.random.key(0), (1, 1)))
     return jax.tree.unflatten(tree, [rng.standard_normal((d, m)), rng.choice([-1.0, 1.0], (m, 1))])
 
 
-def flatten(model, params, x):
+def flatten(model: Function, params: PyTree, x: Inputs) -> tuple[_Flat, Float[Array, " p"]]:
     """The model's predictions on x as a function of one weight vector, and that vector."""
     flat, unravel = ravel_pytree(params)
     return lambda w: model(unravel(w), x)[:, 0], flat
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def measure(f, w, y):
+def measure(f: _Flat, w: Float[ArrayLike, " p"], y: Numbers) -> tuple[Float[Array, " n"], Float[Array, "n n"]]:
     """Residual and tangent kernel."""
     F = jax.jacobian(f)(w)
     return f(w) - y, F @ F.T
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def descend(f, w, y, rate):
+def descend(f: _Flat, w: Float[ArrayLike, " p"], y: Numbers, rate: Numbers) -> Float[Array, " p"]:
     """One step of gradient descent on half_sum."""
     return w - rate * jax.grad(lambda w: jnp.sum((f(w) - y) ** 2) / 2)(w)
 
 
-def kernel_recursion():
+def kernel_recursion() -> tuple[float, float]:
     """Erratum 1: the change of the kernel in one step of any quadratic model."""
     rng, rate = np.random.default_rng(0), 0.7
     x, y, start = rng.standard_normal((5, 3)), rng.standard_normal(5), weights(rng, 3, 20)
@@ -58,7 +65,7 @@ def kernel_recursion():
     return off(corrected, K_next - K), min(off(form, K_next - K) for form in readings)
 
 
-def proposition_10():
+def proposition_10() -> tuple[float, float]:
     """Erratum 2: the powers of gamma and of the rate in the map of a general quadratic model."""
     rng, gamma, rate = np.random.default_rng(0), 0.3, 0.4
     x = np.array([[1.0, -0.5, 0.7]])
@@ -81,7 +88,7 @@ def proposition_10():
 
 
 @functools.cache
-def catapult(targets=True):
+def catapult(targets: bool = True) -> dict:
     """A quadratic model of one-dimensional data that catapults along both directions (in float64)."""
     data = nqm.datasets.gaussians_1d(16, seed=6)
     x, y, m = data.x_train, data.y_train[:, 0] * targets, 300
@@ -103,7 +110,7 @@ def catapult(targets=True):
     return run | dict(residuals=residuals, kernels=kernels, lam=lam, r=r, yp=p @ y, losses=r**2 / 2)
 
 
-def change_along_a_direction():
+def change_along_a_direction() -> tuple[float, float]:
     """Erratum 5: how the kernel changes along a direction of one-dimensional data, targets 0."""
     run = catapult(targets=False)
     rate, lam, size = run["rate"], run["lam"], 2 * run["c"] * run["losses"]
@@ -112,7 +119,7 @@ def change_along_a_direction():
     return off(corrected[:-1], change), off(printed[:-1], change)
 
 
-def kappa():
+def kappa() -> tuple[float, float]:
     """Erratum 5: kappa leads from a loss to the next one."""
     run = catapult()
     rate, r, losses = run["rate"], run["r"], run["losses"]
@@ -120,14 +127,14 @@ def kappa():
     return off((kappa * losses)[:-1], losses[1:]), off((kappa * losses)[:-1], losses[:-1])
 
 
-def normalised_vectors():
+def normalised_vectors() -> tuple[float, float]:
     """Erratum 6: the kernel of one-dimensional data from its eigenvectors."""
     run = catapult()
     forms = [np.einsum("tg,gi,gj->tij", run["lam"], vectors, vectors) for vectors in (run["p"], run["P"])]
     return tuple(off(form, run["kernels"]) for form in forms)
 
 
-def norm_in_u():
+def norm_in_u() -> tuple[float, float]:
     """Erratum 6: u and w need the squared norm of the direction."""
     run = catapult()
     rate, r, v = run["rate"], run["r"], run["rate"] * run["lam"]
@@ -138,7 +145,7 @@ def norm_in_u():
     return off(next_v(run["c"]), v[1:]), off(next_v(1 / run["m"]), v[1:])
 
 
-def critical_rate():
+def critical_rate() -> tuple[float, float]:
     """Erratum 7: 2 over the Hessian's top eigenvalue is the critical rate of the linear model, not of the others."""
     rng = np.random.default_rng(0)
     x, y, start = rng.standard_normal((6, 3)), rng.standard_normal(6), weights(rng, 3, 50)
@@ -150,7 +157,7 @@ def critical_rate():
     return gaps[0], min(gaps[1:])
 
 
-def linear_term():
+def linear_term() -> tuple[float, float]:
     """Erratum 8: the gradient in v has the factor 1/sqrt(d) inside the activation."""
     x, start = np.array([[1.0, -0.5, 0.7], [0.2, 0.9, -1.4]]), weights(np.random.default_rng(0), 3, 50)
     net = nqm.networks.two_layer_fc(50)

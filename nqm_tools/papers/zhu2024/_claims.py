@@ -1,12 +1,14 @@
 """The paper's claims: where each is recorded, and the rule that decides it."""
 
+from __future__ import annotations
+
 from nqm_tools.papers._rules import FEWEST_SEEDS, Claim
 from nqm_tools.papers.zhu2024 import generalization, kernels, panels, theorems
 
 SEEDS = f"{FEWEST_SEEDS} seeds or more"
 
 
-def claims():
+def claims() -> list[Claim]:
     """All claims, in the order of the paper's figures and theorems."""
     found = [
         *_theorems(),

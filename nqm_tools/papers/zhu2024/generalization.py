@@ -10,13 +10,17 @@ the gains vary together, which their spread does not show: the interval is Stude
 Each rule takes the frame that :func:`nqm_tools.papers.recorded` gives for one panel, a row a recorded step.
 """
 
+from __future__ import annotations
+
 import itertools
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 
 from nqm_tools.papers._rules import (
     FEWEST_SEEDS,
+    Check,
     Finding,
     Interval,
     estimate,
@@ -25,6 +29,9 @@ from nqm_tools.papers._rules import (
     runs_of,
     unknown,
 )
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MODELS = ("f", "f_lin", "f_quad")
 # The project's bar for figure 2b (its other panels: below at all).
@@ -40,7 +47,7 @@ FITTED = 1e-3
 CURVES = {"best_test_loss": "test_loss", "best_test_accuracy": "test_accuracy"}
 
 
-def agreement(curves):
+def agreement(curves: pd.DataFrame) -> Finding:
     """Below the critical rate: how far apart the three models' best test losses are at the same rate and seed."""
     runs = runs_of(curves)
     below = runs[(runs["learning_rate_ratio"] < 1) & runs["model"].isin(MODELS)]
@@ -78,12 +85,12 @@ class Gains(NamedTuple):
     the optimistic one; ``below`` the best value below, by the optimistic choice.
     """
 
-    seeds: tuple
-    blind: np.ndarray
-    optimistic: np.ndarray
-    rates: np.ndarray
+    seeds: tuple[int, ...]
+    blind: Float[np.ndarray, " seeds"]
+    optimistic: Float[np.ndarray, " seeds"]
+    rates: Float[np.ndarray, " seeds"]
     best_rate: float
-    below: np.ndarray
+    below: Float[np.ndarray, " seeds"]
 
     @property
     def interval(self):
@@ -91,7 +98,7 @@ class Gains(NamedTuple):
         return Interval.of(self.blind, SHARED)
 
 
-def gains(curves, model, column="best_test_loss"):
+def gains(curves: pd.DataFrame, model: str, column: str = "best_test_loss") -> Gains | str:
     """The :class:`Gains` of a model, or a text that says what is missing.
 
     Of the rates that every seed has; ``column`` is ``best_test_loss`` or ``best_test_accuracy``.
@@ -163,7 +170,7 @@ def _best(values):
     return lowest[:, best], best
 
 
-def gain(model, least=0.0, column="best_test_loss"):
+def gain(model: str, least: float = 0.0, column: str = "best_test_loss") -> Check:
     """Whether a model does better above the critical rate than below it, with rate and step chosen on other seeds.
 
     The lower end of the 95 % interval of the paired gains must be above ``least`` (a share of the loss); for accuracies
@@ -208,7 +215,7 @@ def gain(model, least=0.0, column="best_test_loss"):
     return check
 
 
-def falls_over_a_range(model, at_least=2):
+def falls_over_a_range(model: str, at_least: int = 2) -> Check:
     """Whether the best test loss falls from rate to rate above the critical one: paired over seeds, each fall clear.
 
     From the largest rate below the critical one on; the mean fall and its 95 % interval at each of the first
@@ -244,7 +251,7 @@ def falls_over_a_range(model, at_least=2):
     return check
 
 
-def linear_model_diverges(curves):
+def linear_model_diverges(curves: pd.DataFrame) -> Finding:
     """Whether every run of the linear model above the critical rate diverges: an identity."""
     runs = runs_of(curves)
     runs = runs[(runs["model"] == "f_lin") & (runs["learning_rate_ratio"] > 1)]
@@ -255,7 +262,7 @@ def linear_model_diverges(curves):
     return Finding(f"{diverged} of {len(runs)} runs diverge ({rates} rates)", diverged == len(runs))
 
 
-def long_enough(curves):
+def long_enough(curves: pd.DataFrame) -> Finding:
     """Whether no best test loss below the critical rate is at the last step, unless there is nothing left to learn."""
     runs = runs_of(curves)
     runs = runs[(runs["learning_rate_ratio"] < 1) & (runs["regime"] != "divergent")]
@@ -269,7 +276,7 @@ def long_enough(curves):
     return Finding(measured, cut_short.empty)
 
 
-def best_by_rate(runs, model, column="best_test_loss"):
+def best_by_rate(runs: pd.DataFrame, model: str, column: str = "best_test_loss") -> pd.DataFrame:
     """``column`` by seed (rows) and learning rate (columns, ascending), where every seed has a number."""
     rows = runs[runs["model"] == model]
     return rows.pivot_table(index="seed", columns="learning_rate_ratio", values=column, dropna=False).dropna(axis=1)

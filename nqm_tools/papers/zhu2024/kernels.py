@@ -3,9 +3,26 @@
 Each takes the frame of :func:`nqm_tools.papers.recorded`: a row a recorded step, with the run's settings.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 
-from nqm_tools.papers._rules import FEWEST_SEEDS, Finding, not_as_claimed, percent, runs_of, slope, spread, unknown
+from nqm_tools.papers._rules import (
+    FEWEST_SEEDS,
+    Check,
+    Finding,
+    not_as_claimed,
+    percent,
+    runs_of,
+    slope,
+    spread,
+    unknown,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 ENDS = ("train_loss", "lambda_1", "lambda_2", "followed_1", "followed_2", "distance")
 RUN = ["model", "learning_rate_ratio", "seed"]
@@ -23,7 +40,7 @@ REGULAR = 1.5
 SAME_END = 0.05
 
 
-def ends(frame, *by, diverged=False):
+def ends(frame: pd.DataFrame, *by: str, diverged: bool = False) -> pd.DataFrame:
     """First and last values of each run, diverged ones if asked: loss, lambda_1, ...; and the highest loss."""
     columns = [name for name in ENDS if name in frame]
     groups = frame[diverged | (frame["regime"] != "divergent")].groupby([*by, *RUN])
@@ -32,7 +49,7 @@ def ends(frame, *by, diverged=False):
     return kept.join(first.add_suffix("_first")).join(last.add_suffix("_last")).reset_index()
 
 
-def eigenvalues_by_rate(model, region):
+def eigenvalues_by_rate(model: str, region: int) -> Check:
     """Theorem 3: which of the two eigenvalues falls. ``region``: 0 below 2/lambda_1, 1 between, 2 above 2/lambda_2.
 
     A direction catapults if its eigenvalue, unstable at the start, ends below ``2/eta`` (``n/eta``: the records are for
@@ -76,7 +93,7 @@ def eigenvalues_by_rate(model, region):
     return check
 
 
-def spike_in_top_space(model, directions):
+def spike_in_top_space(model: str, directions: int) -> Check:
     """Figures 6, 7: how much of the loss's rise to its peak is along the eigenvectors that are unstable at the start.
 
     ``directions`` is their number: 1 for runs between 2/lambda_1 and 2/lambda_2, 2 for runs above both. Above 100 % if
@@ -97,7 +114,7 @@ def spike_in_top_space(model, directions):
     return check
 
 
-def corrections_are_positive(model):
+def corrections_are_positive(model: str) -> Check:
     """Figures 6, 7: the signs of the corrections R_f and R_K along the top eigenvector while the loss is large."""
 
     def check(frame):
@@ -113,7 +130,7 @@ def corrections_are_positive(model):
     return check
 
 
-def corrections_scale(model, tolerance=0.2):
+def corrections_scale(model: str, tolerance: float = 0.2) -> Check:
     """Figures 6, 7: the exponents of R_f and R_K in the loss along the top eigenvector, while the loss is large."""
 
     def check(frame):
@@ -153,7 +170,7 @@ def _unstable(row):
     return sum(row[name] * row["learning_rate"] > row["n_train"] for name in ("lambda_1", "lambda_2"))
 
 
-def peak_rises(with_column, model, rising=True):
+def peak_rises(with_column: str, model: str, rising: bool = True) -> Check:
     """Figure 8: whether the mean peak loss rises with the width (falls with gamma), and with the learning rate."""
 
     def check(frame):
@@ -174,7 +191,7 @@ def peak_rises(with_column, model, rising=True):
     return check
 
 
-def kernel_falls_with_rate(with_column, model):
+def kernel_falls_with_rate(with_column: str, model: str) -> Check:
     """Figure 8: a larger learning rate ends with a smaller kernel."""
 
     def check(frame):
@@ -189,7 +206,7 @@ def kernel_falls_with_rate(with_column, model):
     return check
 
 
-def kernel_end_is_the_same(with_column, model):
+def kernel_end_is_the_same(with_column: str, model: str) -> Check:
     """Figure 8: how far apart the final kernels are, as shares of the first, that differ in width (or gamma) alone.
 
     At rates up to 1.5 times the critical one: beyond 1.54 (``v_0 = 3.085``) the end of the exact map itself is
@@ -221,7 +238,7 @@ def _table(frame, with_column, model, value):
     return table if min(table.shape) >= 2 and not table.isna().any(axis=None) else None
 
 
-def distance_exponent(model, above):
+def distance_exponent(model: str, above: bool) -> Check:
     """Figure 2a: how the distance between start and end of a run grows with the width.
 
     Above the critical rate, of what the catapult adds, in quadrature, to the largest distance below it: learning the

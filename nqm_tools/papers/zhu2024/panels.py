@@ -1,6 +1,13 @@
 """The paper's panels of best test loss and accuracy: one table of what is where."""
 
-from typing import NamedTuple
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from nqm_tools._types import FilePath
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class Panel(NamedTuple):
@@ -41,7 +48,7 @@ PANELS = (
 AWAITED = ("svhn2",)
 
 
-def of_figure(*figures):
+def of_figure(*figures: str) -> dict[str, str]:
     """``{title: sweep}`` of the panels of figures, in the paper's order.
 
     >>> of_figure("9")["AG News, 3 layers"]
@@ -50,7 +57,7 @@ def of_figure(*figures):
     return {p.title: p.sweep for p in PANELS if p.losses in figures or p.accuracies in figures}
 
 
-def runs(store, sweep):
+def runs(store: FilePath, sweep: str) -> pd.DataFrame | str:
     """The recorded runs of a panel, a row a run; or, for :func:`nqm_tools.plotting.panels`, why there are none."""
     from nqm_tools.papers import recorded, runs_of
 

@@ -1,13 +1,30 @@
 """Rules for one example: theorems 1 and 2, proposition 6, the window of catapults. Frames as in ``kernels``."""
 
+from __future__ import annotations
+
 import functools
+from typing import TYPE_CHECKING
 
 import numpy as np
+from jaxtyping import Float
 
 from nqm_tools import dynamics
 from nqm_tools.datasets import single_example
-from nqm_tools.papers._rules import FEWEST_SEEDS, Finding, Interval, estimated_percent, runs_of, slope, spread, unknown
+from nqm_tools.papers._rules import (
+    FEWEST_SEEDS,
+    Check,
+    Finding,
+    Interval,
+    estimated_percent,
+    runs_of,
+    slope,
+    spread,
+    unknown,
+)
 from nqm_tools.papers.zhu2024.kernels import ends
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # The exponent of the peak may be so far from 1.
 PEAK_EXPONENT = 0.05
@@ -16,7 +33,7 @@ AT_REST = 1e-4
 PROPOSITION_6_WIDTHS, PROPOSITION_6_DRAWS = (10, 20, 40, 80), 4000
 
 
-def regimes(low, high, expected):
+def regimes(low: float, high: float, expected: str) -> Check:
     """Whether all runs of the quadratic model with ``low < eta/eta_crit < high`` are of one regime."""
 
     def check(frame):
@@ -33,7 +50,7 @@ def regimes(low, high, expected):
     return check
 
 
-def peak_grows_with_width(frame):
+def peak_grows_with_width(frame: pd.DataFrame) -> Finding:
     """Theorem 1: the exponent of the mean peak loss in the width, label 0.
 
     Over the recorded widths, 1,000 to 30,000, ``m / log m`` has the exponent 0.88: the bound tells it from ``m``.
@@ -51,10 +68,10 @@ def peak_grows_with_width(frame):
     )
 
 
-def ends_at_rest(frame):
-    """Theorem 2: every run inside the window ``2 + eps < eta lambda_0 < 4 - eps``, ``eps = log m / sqrt(m)``, ends at a
-    stable equilibrium: a loss of almost nothing, and ``2 sqrt(c) eta |y| <= eta lambda < 2``.
+def ends_at_rest(frame: pd.DataFrame) -> Finding:
+    """Theorem 2: every run in the window ``2 + eps < eta lambda_0 < 4 - eps`` ends at a stable equilibrium.
 
+    With ``eps = log m / sqrt(m)``. At rest: a loss of almost nothing, and ``2 sqrt(c) eta |y| <= eta lambda < 2``.
     All runs count, also those that diverge, but those that have no stable equilibrium to end at (``sqrt(c) eta |y| >=
     1``: small widths; the theorem is about large ones). Beside it, what these do, and runs outside of the window.
     """
@@ -85,7 +102,7 @@ def ends_at_rest(frame):
     return Finding(measured, bool(rest[inside].all()))
 
 
-def final_kernel_series(frame):
+def final_kernel_series(frame: pd.DataFrame) -> Finding:
     """Ours: the final kernel of wide networks by the series of the adiabatic invariant, label 0."""
     runs = catapults(frame, label=0.0)
     runs = runs[(runs["width"] == runs["width"].max()) & (runs["learning_rate_ratio"] < 1.35)]
@@ -100,7 +117,7 @@ def final_kernel_series(frame):
     )
 
 
-def kernel_at_start():
+def kernel_at_start() -> Finding:
     """Proposition 6: how rare ``lambda(0)`` outside of ``|x|^2/(2d)`` to ``3|x|^2/(2d)`` gets as the width grows.
 
     The proposition: for ``m >= C log(4/delta)``, with probability ``1 - delta``, so the share outside falls like
@@ -133,13 +150,14 @@ def _share_outside(width):
     return float(jnp.mean((ratios < 0.5) | (ratios > 1.5)))
 
 
-def catapults(frame, label=None):
+def catapults(frame: pd.DataFrame, label: float | None = None) -> pd.DataFrame:
+    """The ends of the quadratic model's catapults, of one label or of all."""
     frame = frame[frame["model"] == "f_quad"]
     runs = ends(frame if label is None else frame[frame["label"] == label], "width", "label", "dimension")
     return runs[runs["regime"] == "catapult"]
 
 
-def coupling(runs):
+def coupling(runs: pd.DataFrame) -> Float[np.ndarray, " runs"]:
     """``c = |x|^2/(m d)`` of each run."""
     norms = {
         (dimension, seed): float((single_example(dimension, seed=seed).x_train ** 2).sum())

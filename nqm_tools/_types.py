@@ -1,0 +1,22 @@
+"""Types that several signatures share.
+
+Shapes are jaxtyping's, and nothing checks them at run time: n examples, k outputs, m hidden units, p parameters.
+Modules with annotations begin ``from __future__ import annotations``, so that ``help`` shows these names, not what they
+stand for.
+"""
+
+import os
+from collections.abc import Callable
+
+from jaxtyping import Array, ArrayLike, Float, PyTree, Real
+
+FilePath = str | os.PathLike[str]
+# A number, or an array of them that is taken elementwise.
+Numbers = Real[ArrayLike, "..."]
+# Inputs, whole numbers (tokens) too, and targets.
+Inputs = Real[ArrayLike, "n ..."]
+Targets = Real[ArrayLike, "n k"] | Real[ArrayLike, "n"]
+# ``f(params, x)``, of (n, k) or (n,).
+Function = Callable[[PyTree, Inputs], Float[Array, "n ..."]]
+Outputs = Float[Array, "n k"]
+ValueAndPullback = tuple[Outputs, Callable[[Outputs], PyTree]]
