@@ -64,7 +64,7 @@ def agreement(curves: pd.DataFrame) -> Finding:
     return Finding(measured, None if len(worst) < FEWEST_SEEDS else Interval.of(worst).high <= AGREEMENT)
 
 
-def disagreement(runs):
+def disagreement(runs: pd.DataFrame) -> pd.Series:
     """How far apart the three models' best test losses are below the critical rate, relative to their mean.
 
     At the rate at which that is largest; a number per seed that has all three.
@@ -93,7 +93,7 @@ class Gains(NamedTuple):
     below: Float[np.ndarray, " seeds"]
 
     @property
-    def interval(self):
+    def interval(self) -> Interval:
         """The mean of the blind gains and its 95 % interval."""
         return Interval.of(self.blind, SHARED)
 
