@@ -427,6 +427,9 @@ def test_corrections_must_be_positive_and_scale_while_the_loss_is_large():
     assert kernels.corrections_scale("f")(spike(exponent=1.1)).holds is True
     assert kernels.corrections_scale("f")(spike(exponent=1.3)).holds is False
     assert kernels.corrections_scale("f", 0.05)(spike(exponent=1.1)).holds is False
+    short = spike().assign(train_loss=[1.0, 8.0, 30.0, 20.0, 3.0, 0.5])
+    short["projection_1"] = np.sqrt(8 * (short["train_loss"] + 10))
+    assert kernels.corrections_scale("f")(short).holds is None, "the loss along p_1 spans a factor of 3"
     negative = spike()
     negative["R_f"] *= -1
     assert kernels.corrections_scale("f")(negative).holds is None

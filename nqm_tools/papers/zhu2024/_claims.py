@@ -119,7 +119,7 @@ def _spectra(figure, model):
             ),
             (
                 "R_f and R_K scale with the loss along the top eigenvector",
-                "means of the exponents 1 ± 0.2 over those steps",
+                "means of the exponents 1 ± 0.2 over those steps, if the loss spans a factor of 10 in them",
                 kernels.corrections_scale(model),
             ),
         ):

@@ -32,6 +32,8 @@ STAYS = 0.03
 LARGE = 2.0
 # For an exponent.
 FEWEST_STEPS = 3
+# An exponent needs a loss that spans a decade, on average over runs: in less, the eigenvector turns as fast.
+DECADE = 10.0
 # A spike lies in a space if this share of the loss's rise does, on average over seeds.
 TOP_SHARE = 0.95
 # The end of the exact map is irregular from 1.54 times the critical rate on.
@@ -137,16 +139,21 @@ def corrections_scale(model: str, tolerance: float = 0.2) -> Check:
         runs = _catapults(frame, model)
         if not runs:
             return unknown(f"no catapult of {model} along one direction is recorded")
-        exponents = {"R_f": [], "R_K": []}
+        exponents, spans = {"R_f": [], "R_K": []}, []
         for rows in map(_large, runs):
             rows = rows[(rows["R_f"] > 0) & (rows["R_K"] > 0)]
             if len(rows) < FEWEST_STEPS:
                 return unknown(f"a run has {len(rows)} steps with a large loss and positive corrections, too few")
             for name, values in exponents.items():
                 values.append(slope(rows["projection_1"] ** 2, rows[name]))
+            spans.append(np.ptp(np.log(rows["projection_1"] ** 2)))
         measured = "; ".join(
             f"{name}: exponent {spread(values, '{:.2f}', of='runs')}" for name, values in exponents.items()
         )
+        span = np.exp(np.mean(spans))
+        measured += f", over a factor of {span:.0f}"
+        if span < DECADE:
+            return unknown(f"{measured}: the loss spans too little for an exponent")
         means = [np.mean(values) for values in exponents.values()]
         return Finding(measured, bool(np.abs(np.array(means) - 1).max() <= tolerance))
 
