@@ -65,7 +65,7 @@ def _parser():
 
     reproduce = commands.add_parser("reproduce", help="run the notebooks; write pages and figures (needs a clone)")
     reproduce.add_argument("--scale", choices=("quick", "paper"), default="quick")
-    reproduce.add_argument("--only", nargs="+", default=(), metavar="NN", help="numbers of notebooks, such as 00 A1")
+    reproduce.add_argument("--only", nargs="+", default=(), metavar="NN", help="numbers of notebooks: 00, 02b, A1, ...")
     reproduce.add_argument("--output", default="reproduced", metavar="DIR")
     reproduce.set_defaults(run=_reproduce)
     return parser

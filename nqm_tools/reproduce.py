@@ -18,7 +18,7 @@ from typing import NamedTuple
 from nqm_tools._types import FilePath
 
 SCALES = ("quick", "paper")
-_NUMBERED = re.compile(r"(\d\d|A\d)_\w+\.ipynb")
+_NUMBERED = re.compile(r"(\d\d[a-z]?|A\d)_\w+\.ipynb")
 
 
 class Result(NamedTuple):
@@ -50,12 +50,16 @@ def notebooks_folder() -> pathlib.Path:
 
 
 def select(only: Sequence[str] = ()) -> list[pathlib.Path]:
-    """The numbered notebooks in order; with ``only``, those whose numbers (``00``, ``A1``) are in it."""
-    found = {path.name[:2]: path for path in sorted(notebooks_folder().iterdir()) if _NUMBERED.fullmatch(path.name)}
+    """The numbered notebooks in order; with ``only``, those whose numbers (``00``, ``02b``, ``A1``) are in it."""
+    found = {_number(path): path for path in sorted(notebooks_folder().iterdir()) if _NUMBERED.fullmatch(path.name)}
     unknown = [number for number in only if number not in found]
     if unknown:
         raise ValueError(f"no notebook is numbered {', '.join(unknown)}; there are {', '.join(found)}")
     return [path for number, path in found.items() if not only or number in only]
+
+
+def _number(path):
+    return path.name.split("_")[0]
 
 
 def reproduce(
@@ -150,7 +154,7 @@ def _run(path, output, scale, records):
     seconds = time.monotonic() - began
     notebook = nbformat.read(executed if executed.is_file() else path, as_version=4)
     title = _title(notebook) or path.stem
-    number = path.name[:2]
+    number = _number(path)
     if problem == INTERRUPTED:
         return Result(number, title, None, [], seconds, problem)
     page = f"{path.stem}.html"
@@ -197,6 +201,8 @@ def _to_html(notebook, title):
     from nbconvert import HTMLExporter
 
     notebook = copy.deepcopy(notebook)
+    # Cells that only check what the page says: for the project's tests, not for readers.
+    notebook.cells = [cell for cell in notebook.cells if "remove-cell" not in cell.metadata.get("tags", [])]
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
             cell.source = formulas_to_mathml(cell.source)

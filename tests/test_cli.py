@@ -233,6 +233,19 @@ def test_ctrl_c_leaves_finished_notebooks_in_place(clone, tmp_path):
     assert (out / "figures" / "00_first_1.png").is_file()
 
 
+def test_notebooks_between_two_numbers_are_found_and_pages_leave_out_checks(clone, tmp_path):
+    write_notebook(clone, "02_first.ipynb", "raise SystemError('must not run')")
+    write_notebook(clone, "02b_more.ipynb", "M:# More", "print('for read' + 'ers')", "print('for te' + 'sts')")
+    notebook = nbformat.read(clone / "02b_more.ipynb", 4)
+    notebook.cells[-1].metadata["tags"] = ["remove-cell"]
+    nbformat.write(notebook, clone / "02b_more.ipynb")
+    out = tmp_path / "out"
+    assert cli.main(["reproduce", "--only", "02b", "--output", str(out)]) == 0
+    page = (out / "02b_more.html").read_text()
+    assert "for readers" in page
+    assert "for tests" not in page
+
+
 def test_formulas_become_mathml_and_code_stays():
     text = "a $x_1$ b\n\n$$\\frac{1}{n}\\sum_i r_i^2$$\n\n`cost $5`\n\n```\n$HOME\n```\n"
     converted = reproduce.formulas_to_mathml(text)
@@ -245,8 +258,9 @@ def test_formulas_become_mathml_and_code_stays():
 def test_the_clones_notebooks_are_found_in_order():
     folder = reproduce.notebooks_folder()
     assert folder == pathlib.Path(__file__).parents[1] / "notebooks"
-    numbers = [path.name[:2] for path in reproduce.select()]
+    numbers = [path.name.split("_")[0] for path in reproduce.select()]
     assert numbers[0] == "00"
+    assert "02b" in numbers
     assert numbers == sorted(numbers)
 
 

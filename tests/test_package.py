@@ -182,6 +182,49 @@ def test_notebooks_are_executed_whole_and_name_no_machine(path):
     assert set(notebook["metadata"]) <= {"kernelspec", "language_info"}
 
 
+def cells_of(path):
+    """Kind, tags and source of each cell."""
+    cells = json.loads(path.read_text())["cells"]
+    return [(cell["cell_type"], set(cell["metadata"].get("tags", ())), "".join(cell["source"])) for cell in cells]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_can_be_projected(path):
+    # Rows of tables cannot be broken.
+    lines = [line for _, _, source in cells_of(path) for line in source.split("\n") if not line.startswith("|")]
+    assert not [line for line in lines if len(line) > 88]
+    assert path.stat().st_size < 3e6
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_say_for_whom_they_are_and_what_can_be_left_out(path):
+    cells = cells_of(path)
+    opening = cells[0][2]
+    for word in ("**Audience:**", "**Prerequisites:**", "**Time:**", "**Core:**", "★", "](GLOSSARY.md)"):
+        assert word in opening, word
+    exercises = next(source for _, _, source in cells if "## Exercises" in source)
+    for word in ("*Warm-up.*", "\n1. ★", "★★ "):
+        assert word in exercises, word
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_solutions_and_checks_are_tagged(path):
+    cells = cells_of(path)
+    assert set().union(*(tags for _, tags, _ in cells)) <= {"parameters", "remove-cell", "solution"}
+    exercises = next(i for i, (_, _, source) in enumerate(cells) if "## Exercises" in source)
+    for i, (kind, tags, source) in enumerate(cells):
+        if kind == "code":
+            assert ("solution" in tags) == (i > exercises), source
+            assert "remove-cell" not in tags or "NBVAL_CHECK_OUTPUT" in source, source
+
+
+def test_the_glossary_is_linked_and_gives_each_symbol_one_row():
+    first_cells = re.findall(r"^\| (\$.*?) \| ", (ROOT / "notebooks" / "GLOSSARY.md").read_text(), re.MULTILINE)
+    symbols = [symbol for cell in first_cells for symbol in re.findall(r"\$[^$]+\$", cell)]
+    assert len(symbols) == len(set(symbols))
+    assert {"$d$", "$n$", "$H_f$", r"$\omega$"} <= set(symbols)
+
+
 def test_the_package_runs_as_a_module_of_its_own():
     done = subprocess.run([sys.executable, "-m", "nqm_tools", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout == f"nqm-tools {nqm.__version__}\n"

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from nqm_tools.dynamics import adiabatic_invariant, isolated_equilibria, stable_interval
 
 DIVERGENT = "#c9c9c9"
+STABLE, UNSTABLE = "#2a7f62", "#7b4f8c"
 
 
 def phase_diagram(
@@ -74,15 +75,17 @@ def trap(beta: float = 0.0, *, ax: Axes | None = None) -> Axes:
     bottom = 2 * np.abs(z + beta)
     inside = top >= bottom
     ax.fill_between(z[inside], bottom[inside], top[inside], color="#eef2f6", zorder=0)
-    ax.plot(z[inside], top[inside], color="0.2", linewidth=1.5, label="$D = 0$")
-    ax.plot(z[inside], bottom[inside], color="0.2", linewidth=1.5, linestyle=":", label="$P = 0$, $Q = 0$")
+    ax.plot(z[inside], top[inside], color="0.1", linewidth=1.5, label="$D = 0$")
+    ax.plot(z[inside], bottom[inside], color="0.45", linewidth=1.5, linestyle=":", label="$P = 0$, $Q = 0$")
     interval = stable_interval(beta)
     if interval is not None:
-        ax.plot([0, 0], interval, color="#2a7f62", linewidth=5, solid_capstyle="butt", label="stable equilibria")
+        ax.plot([0, 0], interval, color=STABLE, linewidth=5, solid_capstyle="butt", label="stable equilibria")
     line = (max(2.0, 2 * abs(beta)), 4.0)
-    ax.plot([0, 0], line, color="#2a7f62", linewidth=1, linestyle="--", label="unstable equilibria")
+    ax.plot([0, 0], line, color=UNSTABLE, linewidth=1.2, linestyle="--")
+    hollow = {"marker": "o", "markersize": 7, "markerfacecolor": "white", "color": UNSTABLE}
     for place in isolated_equilibria(beta):
-        ax.plot(place.z, place.v, marker="o", markersize=7, markerfacecolor="white", color="#2a7f62", linestyle="none")
+        ax.plot(place.z, place.v, linestyle="none", **hollow)
+    ax.plot([], [], linestyle="--", label="unstable equilibria", **hollow)
     ax.set_xlabel(r"$z = \sqrt{c}\,\eta\,r$")
     ax.set_ylabel(r"$v = \eta\lambda$")
     return ax

@@ -46,7 +46,8 @@ def against_width(frame: pd.DataFrame, *, y: str, hue: str = "model", ax: Axes |
     ax.set_xscale("log")
     ax.set_yscale("log")
     # The decades' own labels run into each other over one or two decades.
-    ax.set_xticks(sorted(frame["width"].unique()), labels=[f"{width:g}" for width in sorted(frame["width"].unique())])
+    widths = sorted(frame["width"].unique())
+    ax.set_xticks(widths, labels=[f"{width:,.0f}" for width in widths])
     ax.set_xticks([], minor=True)
     ax.set_xlabel("width $m$")
     ax.set_ylabel(y.replace("_", " "))
@@ -148,7 +149,7 @@ def lines(frame: pd.DataFrame, *, y: str, hue: str, x: str = "step", ax: Axes | 
         style=hue,
         hue_order=names,
         style_order=names,
-        palette=sns.blend_palette((PALETTE["f"], PALETTE["f_quad"], "#e6b380"), len(names)),
+        palette=sns.blend_palette((PALETTE["f"], PALETTE["f_quad"], "#c98f1d"), len(names)),
         markers=dict(zip(names, itertools.cycle(MARKS), strict=False)) if finite[x].nunique() <= 40 else False,
         errorbar="sd",
         ax=ax,

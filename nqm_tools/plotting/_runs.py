@@ -127,7 +127,8 @@ def loss_and_eigenvalues(
     if np.shape(axes) != (2, len(rates)):
         raise ValueError(f"axes must have shape {(2, len(rates))}; got {np.shape(axes)}")
     palette, _, _ = styles(models_of(frame))
-    colors = sns.light_palette(palette[frame["model"].iloc[0]], len(eigenvalues) + 1)[:0:-1]
+    # Two shades more than lines: the palest would not be seen on a wall.
+    colors = sns.light_palette(palette[frame["model"].iloc[0]], len(eigenvalues) + 2)[:1:-1]
     for (above, below), rate in zip(np.transpose(axes), rates, strict=True):
         rows = frame[frame["learning_rate"] == rate]
         loss_curves(rows, ax=above).get_legend().remove()

@@ -5,13 +5,16 @@ import pandas as pd
 
 from nqm_tools.expansions import MODELS as _MODELS
 
+# Figures are projected: at fewer dots per inch letters blur. Who has set more keeps them.
+plt.rcParams["figure.dpi"] = max(150, plt.rcParams["figure.dpi"])
+
 MODELS = tuple(_MODELS)
 LABELS = {
     "f": "network $f$",
     "f_lin": r"linear model $f_{\mathrm{lin}}$",
     "f_quad": r"quadratic model $f_{\mathrm{quad}}$",
 }
-PALETTE = {"f": "#12355b", "f_lin": "#9aa5b1", "f_quad": "#d1602b"}
+PALETTE = {"f": "#12355b", "f_lin": "#7f8b98", "f_quad": "#c2541f"}
 DASHES = {"f": "", "f_lin": (1, 1), "f_quad": (4, 1.5)}
 MARKERS = {"f": "o", "f_lin": "s", "f_quad": "^"}
 # For models of other names, such as a general quadratic model's "g", in the order in which they are met.

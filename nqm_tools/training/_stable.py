@@ -74,7 +74,7 @@ def max_stable_learning_rate(
     Notes
     -----
     Bisection takes for granted that all smaller rates are stable. Near the largest one that need not hold: where peaks
-    are high the end is irregular (Zhu et al. 2024 show it; see notebook 02), so that the answer there is one edge of
+    are high the end is irregular (Zhu et al. 2024 show it; see notebook 02b), so that the answer there is one edge of
     several.
 
     >>> import nqm_tools as nqm
