@@ -34,9 +34,10 @@ def against_width(frame: pd.DataFrame, *, y: str, hue: str = "model", ax: Axes |
     """
     exponents = width_exponents(frame, y=y, hue=hue)
     ax = new_axes(ax)
+    shades = _shades(len(exponents))
     for i, (name, exponent) in enumerate(exponents.items()):
         means = frame[frame[hue] == name].groupby("width")[y].mean()
-        color = PALETTE.get(name, list(PALETTE.values())[i % len(PALETTE)])
+        color = PALETTE.get(name, shades[i])
         marker = MARKERS.get(name, MARKS[i % len(MARKS)])
         log_width = np.log(means.index.to_numpy())
         fit = np.exp(np.log(means).mean() + exponent * (log_width - log_width.mean()))
@@ -53,6 +54,11 @@ def against_width(frame: pd.DataFrame, *, y: str, hue: str = "model", ax: Axes |
     ax.set_ylabel(y.replace("_", " "))
     ax.legend(frameon=False)
     return ax
+
+
+def _shades(count):
+    """Colours of lines that are no models, no two alike."""
+    return sns.blend_palette((PALETTE["f"], PALETTE["f_quad"], "#c98f1d"), count)
 
 
 def width_exponents(frame: pd.DataFrame, *, y: str, hue: str = "model") -> pd.Series:
@@ -149,7 +155,7 @@ def lines(frame: pd.DataFrame, *, y: str, hue: str, x: str = "step", ax: Axes | 
         style=hue,
         hue_order=names,
         style_order=names,
-        palette=sns.blend_palette((PALETTE["f"], PALETTE["f_quad"], "#c98f1d"), len(names)),
+        palette=_shades(len(names)),
         markers=dict(zip(names, itertools.cycle(MARKS), strict=False)) if finite[x].nunique() <= 40 else False,
         errorbar="sd",
         ax=ax,
