@@ -176,8 +176,8 @@ def panels(
         handles = ax.get_legend_handles_labels()[0]
         legend |= dict(zip([text.get_text() for text in ax.get_legend().get_texts()], handles, strict=True))
         ax.get_legend().remove()
-        ax.set_title(f"{title}\n{describe(summary)}", fontsize="small")
-        ax.set_xlabel(rf"$\eta/{CRITICAL}$")
+        ax.set_title(title, fontsize="medium")
+        ax.set_xlabel(rf"$\eta/{CRITICAL}$" + f"\n{describe(summary)}", fontsize="small")
         if i // columns in labelled:  # once in a row of panels
             ax.set_ylabel("")
         labelled.add(i // columns)
