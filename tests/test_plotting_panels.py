@@ -94,11 +94,11 @@ def test_panels_draw_what_is_recorded_and_name_the_others_below(rows):
     figure = axes[0].figure
     assert [ax.get_title().splitlines()[0] for ax in axes] == ["CIFAR-2", "MNIST"]
     assert figure.axes == list(axes), "no empty boxes"
-    assert figure.get_supxlabel() == "no panel: SVHN-2 (waits for the data), FSDD (not recorded yet)"
     np.testing.assert_allclose(means(axes[0], "f"), [(0.5, 1.0), (1.5, 0.8)])
     assert [bool(ax.get_ylabel()) for ax in axes] == [True, False]  # once a row
     assert not any(ax.get_legend() for ax in axes)
     (legend,) = figure.legends
+    assert legend.get_title().get_text() == "no panel: SVHN-2 (waits for the data), FSDD (not recorded yet)"
     labels = [text.get_text() for text in legend.get_texts()]
     assert labels == [*plotting.LABELS.values(), "every run diverges", "some runs diverge"]
 

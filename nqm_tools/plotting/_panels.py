@@ -181,10 +181,11 @@ def panels(
         if i // columns in labelled:  # once in a row of panels
             ax.set_ylabel("")
         labelled.add(i // columns)
-    axes[0].figure.legend(legend.values(), legend.keys(), loc="outside lower center", ncols=len(legend), frameon=False)
+    arguments = {"loc": "outside lower center", "ncols": len(legend), "frameon": False}
     if missing:
         reasons = ", ".join(f"{title} ({reason})" for title, reason in missing.items())
-        axes[0].figure.supxlabel(f"no panel: {reasons}", fontsize="small", color="0.4")
+        arguments |= {"title": f"no panel: {reasons}", "title_fontsize": "small"}
+    axes[0].figure.legend(legend.values(), legend.keys(), **arguments)
     return axes
 
 

@@ -57,8 +57,8 @@ def against_width(frame: pd.DataFrame, *, y: str, hue: str = "model", ax: Axes |
 
 
 def _shades(count):
-    """Colours of lines that are no models, no two alike."""
-    return sns.blend_palette((PALETTE["f"], PALETTE["f_quad"], "#c98f1d"), count)
+    """Colours of lines that are no models, no two alike; the last one, often what a figure is about, is the darkest."""
+    return sns.blend_palette(("#c98f1d", PALETTE["f_quad"], PALETTE["f"]), count)
 
 
 def width_exponents(frame: pd.DataFrame, *, y: str, hue: str = "model") -> pd.Series:
