@@ -144,9 +144,9 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
 
 def readme_table(frame: pd.DataFrame) -> str:
     """What the repository's README quotes of the frame of :func:`claims`: the counts, and what does not hold."""
-    failed = frame[frame["verdict"] == "does not hold"]
+    failed = frame[(frame["verdict"] == "does not hold") & (frame["kind"] == "claim")]
     lines = [f"- {row.figure}, {row.panel}: {row.claim} ({row.measured})\n" for row in failed.itertuples()]
-    return f"{headline(frame)}\n\n" + ("What does not hold:\n\n" + "".join(lines) if lines else "")
+    return headline(frame) + (" What does not hold:\n\n" + "".join(lines) if lines else "\n")
 
 
 def quote(frame: pd.DataFrame, path: FilePath) -> None:
