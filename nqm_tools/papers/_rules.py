@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 import numpy as np
-from jaxtyping import ArrayLike, Real
+from jaxtyping import Real
 
 from nqm_tools._types import FilePath
 
@@ -152,7 +152,7 @@ class Interval(NamedTuple):
     high: float
 
     @classmethod
-    def of(cls, values: Real[ArrayLike, " n"]) -> Self:
+    def of(cls, values: Sequence[float] | Real[np.ndarray, " n"] | pd.Series) -> Self:
         """The interval of these numbers; infinite for one number."""
         from scipy import stats
 
