@@ -55,9 +55,9 @@ class Data:
 
     name: str
     x_train: Real[np.ndarray, "n ..."]
-    y_train: Real[np.ndarray, "n k"]
+    y_train: Real[np.ndarray, "n k"] | Real[np.ndarray, " n"]
     x_test: Real[np.ndarray, "n_test ..."] | None = None
-    y_test: Real[np.ndarray, "n_test k"] | None = None
+    y_test: Real[np.ndarray, "n_test k"] | Real[np.ndarray, " n_test"] | None = None
     provenance: dict = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -207,7 +207,7 @@ def check_loss(loss: Loss, n: int, k: int, dtype: DTypeLike) -> None:
         raise ValueError(f"loss {loss.name!r} must give one number an example, shape ({n},); got {found}")
 
 
-def targets_for(loss: Loss, name: str, y: Targets, n: int, k: int) -> tuple[Real[ArrayLike, "n k"], str | None]:
+def targets_for(loss: Loss, name: str, y: Targets, n: int, k: int) -> tuple[Real[ArrayLike, "n outputs"], str | None]:
     """Targets as a loss takes them, (n, k), and what a provenance is to say of them (or None).
 
     ``name`` is what the user calls them.

@@ -178,7 +178,7 @@ def _deep_fc(width, depth, activation, outputs, readout_init):
     return _network(triple, depth, readout_init, _check_fc_input, FullyConnected(depth, activation))
 
 
-def architecture(f: Callable) -> object | None:
+def architecture(f: object) -> object | None:
     """The architecture that a network carries; None for other functions."""
     return f.architecture if isinstance(f, Network) else None
 

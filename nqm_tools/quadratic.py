@@ -70,9 +70,7 @@ class GeneralQuadraticModel(Model):
         phi, _ = jax.eval_shape(self.featurize, jax.ShapeDtypeStruct(input_shape, jnp.result_type(float)))
         return jax.random.normal(key, phi.shape[1:])
 
-    def featurize(
-        self, x: Real[Array, "n ..."]
-    ) -> tuple[Float[Array, "n p"], Float[Array, "n p"] | Float[Array, "n p p"]]:
+    def featurize(self, x: Inputs) -> tuple[Float[Array, "n p"], Float[Array, "n p"] | Float[Array, "n p p"]]:
         phi, sigma = jnp.asarray(self.phi(x)), jnp.asarray(self.sigma(x))
         n = x.shape[0]
         if phi.ndim != 2 or len(phi) != n:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 import numpy as np
-from jaxtyping import ArrayLike, Real
+from jaxtyping import Real
 
 from nqm_tools._types import FilePath
 
@@ -152,7 +152,7 @@ class Interval(NamedTuple):
     high: float
 
     @classmethod
-    def of(cls, values: Real[ArrayLike, " n"], shared: float = 0.0) -> Self:
+    def of(cls, values: Sequence[float] | Real[np.ndarray, " n"] | pd.Series, shared: float = 0.0) -> Self:
         """The interval of these numbers, which have ``shared`` times their variance in common; infinite for one number.
 
         What they have in common does not show in their spread.
