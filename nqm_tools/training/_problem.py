@@ -12,6 +12,7 @@ import numpy as np
 
 from nqm_tools import closed_forms
 from nqm_tools._program import Fresh
+from nqm_tools._random import random_key
 from nqm_tools._validation import (
     check_choice,
     check_params,
@@ -229,7 +230,7 @@ def _starting_point(model, params, data, seed):
     elif params0 is not None:
         params = params0
     elif isinstance(init, Callable) and hasattr(bare, "init"):
-        params = init(jax.random.key(seed), data.x_train.shape)
+        params = init(random_key(seed), data.x_train.shape)
     else:
         raise ValueError("params must be given for a model that is neither a Network nor a Taylor model; got None")
     return model, params

@@ -4,6 +4,7 @@ import time
 
 import jax
 
+from nqm_tools._random import random_key
 from nqm_tools._validation import check_whole
 from nqm_tools.training._loop import run_batch
 from nqm_tools.training._problem import Method, check_rates, prepare
@@ -176,7 +177,7 @@ def _by_schedule(rates, schedules):
 
 def train_rates(problem, rates, method, *, seed=0, provenance=None, progress=None, keep_params=True):
     """The runs of a prepared problem at several learning rates, side by side as far as that is faster and fits."""
-    key, runs = jax.random.key(seed), []
+    key, runs = random_key(seed), []
     size = _runs_at_once(problem, len(rates))
     for chosen in (rates[i : i + size] for i in range(0, len(rates), size)):
         began = time.perf_counter()
