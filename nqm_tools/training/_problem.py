@@ -1,5 +1,6 @@
 """A model bound to its data, and how to train it: what the compiled loop takes."""
 
+import dataclasses
 import functools
 import inspect
 import math
@@ -11,10 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from nqm_tools import closed_forms
-from nqm_tools._program import Fresh
+from nqm_tools._program import Fresh, plain_switches
 from nqm_tools._random import random_key
 from nqm_tools._validation import (
     check_choice,
+    check_not_traced,
     check_params,
     check_rate,
     check_same_structure,
@@ -23,7 +25,7 @@ from nqm_tools._validation import (
 from nqm_tools.curvature import gauss_newton_sharpness
 from nqm_tools.datasets import Data
 from nqm_tools.expansions import Model, as_model, check_model, match_precision, pytree_model, static
-from nqm_tools.kernels import critical_learning_rate
+from nqm_tools.kernels import critical_learning_rate, is_coupled
 from nqm_tools.losses import Loss, check_loss, find, targets_for
 from nqm_tools.training._loop import BATCHES, chunk_of_steps
 from nqm_tools.training._recording import DEFAULT_RECORD, Recording, current_kernel, kind_of_labels
@@ -121,6 +123,9 @@ class Problem:
         The names of the recorded columns.
     notes
         What is to be said of the data besides their own provenance.
+    coupled : bool
+        Whether the model makes examples depend on each other (:func:`nqm_tools.kernels.is_coupled`), where its kernel
+        is asked for.
     """
 
     model: Model
@@ -136,12 +141,15 @@ class Problem:
     labels: str | None = static()
     columns: tuple = static()
     notes: tuple = static()
+    coupled: bool = static(False)
 
 
+@plain_switches()
 def prepare(model, data, method, *, params=None, seed=0, start=None):
     """Bind ``model`` to ``data`` and compute its features; arguments and errors as in :func:`nqm_tools.train`."""
     if not isinstance(data, Data):
         raise TypeError(f"data must be an nqm_tools.Data; got {type(data).__name__}")
+    check_not_traced("training", model if isinstance(model, Model) else None, params)
     n, loss, rule = len(data.x_train), method.loss, method.rule
     if method.batch_size is not None and method.batch_size > n:
         raise ValueError(f"batch_size must be at most the number of training examples, {n}; got {method.batch_size}")
@@ -175,8 +183,18 @@ def prepare(model, data, method, *, params=None, seed=0, start=None):
         "labels": kind_of_labels(np.asarray(labels)),
         "notes": (("targets", note),) if note else (),
     }
-    columns = method.recording.columns(Problem(**values, columns=()), jnp.zeros((), dtype))
-    return Problem(**values, columns=columns)
+    # Traced as coupled, which every model can be.
+    columns, needs_kernel = method.recording.columns(Problem(**values, columns=(), coupled=True), jnp.zeros((), dtype))
+    problem = Problem(**values, columns=columns)
+    return _for_its_kernel(problem) if needs_kernel else problem
+
+
+def _for_its_kernel(problem):
+    """The problem with what its kernel needs to know of its model."""
+    if problem.coupled or problem.bound.kernel is not None:
+        return problem
+    start = problem.bound.decode(problem.state0)
+    return dataclasses.replace(problem, coupled=is_coupled(problem.model, start, problem.x))
 
 
 def _velocity(rule, params, start):
@@ -206,7 +224,7 @@ def _with_velocity(model, bound, velocity):
 
 def initial_kernel(problem):
     """The tangent kernel (n, n, k, k) on the training inputs where a prepared :class:`Problem` starts."""
-    return Fresh(current_kernel)(problem, problem.state0)
+    return Fresh(current_kernel)(_for_its_kernel(problem), problem.state0)
 
 
 def critical_rate(problem):
