@@ -7,6 +7,12 @@ import pathlib
 
 import numpy as np
 
+try:
+    import matplotlib  # noqa: F401
+    import seaborn  # noqa: F401
+except ModuleNotFoundError:
+    raise ModuleNotFoundError("figures need seaborn, which is not installed: the extra [plots]") from None
+
 from nqm_tools.plotting._dynamics import invariant_curves, phase_diagram, trap
 from nqm_tools.plotting._panels import best_test_accuracy, best_test_loss, describe, panels, single_runs
 from nqm_tools.plotting._quantities import against_width, decay_factors, lines, width_exponents
