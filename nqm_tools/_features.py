@@ -8,6 +8,8 @@ All end at a mean square of one per input coordinate, so that ``|x|^2 / d`` is a
 expects.
 """
 
+import importlib
+
 import numpy as np
 
 SAMPLE_RATE = 8000  # of the recordings, Hz
@@ -63,7 +65,7 @@ def _mel_filters():
 
 def text_features(train, test):
     """TF-IDF rows (n, 1024) over the training sample's words; missing words are zero columns."""
-    from sklearn.feature_extraction.text import TfidfVectorizer
+    TfidfVectorizer = of_sklearn("feature_extraction.text").TfidfVectorizer
 
     vectorizer = TfidfVectorizer(max_features=WORDS, stop_words="english", sublinear_tf=True)
     rows = [vectorizer.fit_transform(train).toarray()]
@@ -71,3 +73,11 @@ def text_features(train, test):
     rows = [np.pad(part, ((0, 0), (0, WORDS - part.shape[1]))) for part in rows]
     scale = np.sqrt(np.mean(rows[0] ** 2))
     return rows[0] / scale, rows[1] / scale
+
+
+def of_sklearn(module):
+    """A module of scikit-learn, which the data sets need and nothing else does."""
+    try:
+        return importlib.import_module(f"sklearn.{module}")
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError("the data sets need scikit-learn, which is not installed: the extra [data]") from None

@@ -13,7 +13,9 @@ they are replaced by the functions that they are for.
 
 import array
 import collections
+import contextlib
 import itertools
+import re
 
 import jax
 import jax.extend
@@ -31,6 +33,41 @@ def compilations():
     return _compilations
 
 
+NOT_FORWARD = (
+    "f has a jax.custom_vjp in it, which JAX cannot differentiate forward. Linear and quadratic models and kernels of "
+    "more than 1,024 rows need that; training f itself and smaller kernels do not. Write the rule with jax.custom_jvp, "
+    "which goes both ways, or leave it out"
+)
+
+
+@contextlib.contextmanager
+def plain_words():
+    """What JAX says of a function of the user's that it cannot differentiate forward, with what to do about it."""
+    try:
+        yield
+    except (TypeError, NotImplementedError) as error:
+        if not re.search(r"\(jvp\) to a custom_vjp|'custom_lin'", str(error)):
+            raise
+        raise TypeError(NOT_FORWARD) from error
+
+
+@contextlib.contextmanager
+def plain_switches():
+    """JAX without the checks that a user can switch on for code of their own; decorates functions too.
+
+    Of the package's code they would refuse what is meant: the NaN of a run that diverged is a result, and a count of
+    bools is a number.
+    """
+    with (
+        jax.numpy_dtype_promotion("standard"),
+        jax.numpy_rank_promotion("allow"),
+        jax.debug_nans(False),
+        jax.debug_infs(False),
+        jax.check_tracer_leaks(False),
+    ):
+        yield
+
+
 class Fresh:
     """``function``, compiled for each shape of its arguments as it was at the first call with that shape.
 
@@ -43,15 +80,19 @@ class Fresh:
         self.function = function
         self._programs = {}
 
+    @plain_switches()
     def __call__(self, *args):
         leaves, tree = jax.tree.flatten(args)
         if jax.config.jax_disable_jit or any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
-            return self.function(*args)
+            with plain_words():
+                return self.function(*args)
         return self._program(leaves, tree)(leaves)
 
+    @plain_switches()
     def primitives(self, *args):
         """The names of the operations that a call consists of."""
-        return self._program(*jax.tree.flatten(args)).primitives
+        with jax.disable_jit(False):
+            return self._program(*jax.tree.flatten(args)).primitives
 
     def _program(self, leaves, tree):
         signature = tree, tuple(_signature(leaf) for leaf in leaves)
@@ -77,13 +118,16 @@ class _Program:
             structure.append(shape)
             return results
 
-        closed = jax.make_jaxpr(flat)(*leaves)
+        with plain_words():
+            closed = jax.make_jaxpr(flat)(*leaves)
         (self.structure,) = structure
         reading = _Reading()
         part = reading.closed(closed)
         # On the device once, not at each call.
         self.constants = [value if _is_key(value) else jax.numpy.asarray(value) for value in reading.constants]
         self.primitives = frozenset(reading.primitives)
+        if "custom_lin" in self.primitives:  # what differentiating a custom_vjp forward leaves, which cannot be run
+            raise TypeError(NOT_FORWARD)
         self.run = _find_or_compile(part, self.constants, leaves)
 
     def __call__(self, leaves):

@@ -2,6 +2,7 @@
 
 import math
 import numbers
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +35,19 @@ def check_whole(name, value, minimum=1, maximum=2**63 - 1):
     return int(value)
 
 
+def check_not_traced(what, *trees):
+    """Refuse to compute outside JAX with what a transformation of the caller's is tracing."""
+    # Under jax.jit a sum of two numbers is traced, too.
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((trees, jnp.add(0, 0)))):
+        raise TypeError(
+            f"{what} computes outside JAX, so it cannot be inside jax.jit, jax.vmap or jax.grad: call it outside "
+            "(nqm_tools.empirical_ntk and jax.numpy.linalg.eigh can be inside)"
+        )
+
+
 def _check_number(name, value, what, accepts):
+    if isinstance(value, jax.core.Tracer):
+        raise TypeError(f"{name} must be {what}, and known: it cannot be an argument of a jax.jit, vmap or grad around")
     if isinstance(value, np.ndarray | jax.Array) and value.ndim == 0:
         real = jnp.issubdtype(value.dtype, jnp.floating) or jnp.issubdtype(value.dtype, jnp.integer)
         real = real and value.dtype.kind != "m"
@@ -201,21 +214,38 @@ def is_finite(value):
 
 
 def check_params(params, name="params"):
-    """A pytree with at least one array, all of them real, floating and finite."""
+    """A pytree with at least one array, all of them real, floating and finite, of 32 or 64 bits."""
+    _check_collections(params, name)
     leaves = jax.tree.leaves(params)
     if not leaves:
         raise ValueError(f"{name} holds no arrays; got {params!r}")
     if any(map(_has_masked, leaves)):
         raise ValueError(f"{name} holds masked values: fill them")
-    for leaf in leaves:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         dtype = getattr(leaf, "dtype", None)
         if dtype is None and isinstance(leaf, float):
             dtype = jnp.result_type(leaf)
         if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
-            what = type(leaf).__name__ if dtype is None else f"an array of {dtype}"
-            raise TypeError(f"{name} must be a pytree of floating-point arrays; it holds {what}")
+            what, where = _kind_of_leaf(leaf, dtype), jax.tree_util.keystr(path)
+            where = f" at {where}" if where else ""
+            raise TypeError(
+                f"{name} must be a pytree of floating-point arrays; it holds {what}{where}. They are what is trained: "
+                "what is not (counters, masks, random keys) f can read from around it"
+            )
+        if jnp.finfo(dtype).bits < 32:
+            raise TypeError(
+                f"{name} must be of float32 or float64; it holds {dtype}, too coarse for eigenvalues and catapults: "
+                'convert it with jax.tree.map(lambda w: w.astype("float32"), params)'
+            )
         if not is_finite(leaf):
             raise ValueError(f"{name} must be finite; it holds NaN or infinity")
+    # Looked at twice, as JAX and the cache of compiled functions do.
+    kind = _unequal_node(jax.tree.structure(params), jax.tree.structure(params))
+    if kind is not None:
+        raise TypeError(
+            f"{name} holds a {kind}, and what flattening it gives beside its arrays does not compare equal to itself: "
+            "it must have an __eq__ and a __hash__ (tuples for arrays)"
+        )
     params = jax.tree.map(
         lambda leaf: jnp.asarray(_native(name, leaf) if isinstance(leaf, np.ndarray | np.generic) else leaf), params
     )
@@ -225,16 +255,69 @@ def check_params(params, name="params"):
     return params
 
 
+def _kind_of_leaf(leaf, dtype):
+    if dtype is None:
+        return type(leaf).__name__
+    return "a random key" if jnp.issubdtype(dtype, jax.dtypes.extended) else f"an array of {dtype}"
+
+
+def _check_collections(params, name):
+    """Refuse a Flax module's state beside its parameters: it would be counted, and moved, as parameters."""
+    if isinstance(params, Mapping) and "params" in params and len(params) > 1:
+        others = [key for key in params if key != "params"]
+        read = ", ".join(f'"{key}": variables["{key}"]' for key in others)
+        raise ValueError(
+            f"{name} holds {', '.join(map(repr, others))} beside 'params', as the variables of a Flax module do: that "
+            'is state, which is not trained. Give variables["params"], and let f read the rest from around it: '
+            f'f = lambda p, x: net.apply({{"params": p, {read}}}, x)'
+        )
+    for node in jax.tree.leaves(params, is_leaf=_is_nnx_variable):
+        kinds = [kind.__name__ for kind in type(node).__mro__]
+        if _is_nnx_variable(node) and "Param" not in kinds:
+            raise ValueError(
+                f"{name} holds variables of nnx.{kinds[0]}, which are not trained. Give the first state of "
+                "nnx.split(module, nnx.Param, ...), and let f read the rest from around it"
+            )
+
+
+def _is_nnx_variable(node):
+    return any(kind.__module__.startswith("flax.nnx") and kind.__name__ == "Variable" for kind in type(node).__mro__)
+
+
 def check_same_structure(params, params0):
     """``params`` must have the tree structure and the shapes of ``params0``."""
-    if jax.tree.structure(params) != jax.tree.structure(params0):
-        raise ValueError(
-            f"params must have the tree structure of params0, {jax.tree.structure(params0)}; "
-            f"got {jax.tree.structure(params)}"
-        )
-    shapes, shapes0 = (jax.tree.map(jnp.shape, tree) for tree in (params, params0))
+    structure, structure0 = jax.tree.structure(params), jax.tree.structure(params0)
+    if not _are_equal(structure, structure0):
+        if str(structure) == str(structure0):
+            kind = _unequal_node(structure, structure0)
+            raise ValueError(
+                f"params must have the tree structure of params0: both hold a {kind}, but what flattening it gives "
+                "beside its arrays does not compare equal. Give that an __eq__ and a __hash__, or make params from "
+                "params0 with jax.tree.map"
+            )
+        raise ValueError(f"params must have the tree structure of params0, {structure0}; got {structure}")
+    # Their leaves, since containers of the user's need not compare equal.
+    shapes, shapes0 = (list(map(jnp.shape, jax.tree.leaves(tree))) for tree in (params, params0))
     if shapes != shapes0:
         raise ValueError(f"params must have the shapes of params0, {shapes0}; got {shapes}")
     dtype, dtype0 = (jnp.result_type(*jax.tree.leaves(tree)) for tree in (params, params0))
     if dtype != dtype0:
         raise TypeError(f"params must have the precision of params0, {dtype0}; got {dtype}")
+
+
+def _are_equal(one, other):
+    try:
+        return bool(one == other)
+    except Exception:  # of an __eq__ of the user's, or of NumPy's arrays
+        return False
+
+
+def _unequal_node(structure, other):
+    """The name of the class that makes two trees differ that look the same; None where none does."""
+    node, node_of_other = structure.node_data(), other.node_data()
+    if node is None:
+        return None
+    if not _are_equal(node[1], node_of_other[1]):
+        return node[0].__name__
+    pairs = zip(structure.children(), other.children(), strict=True)
+    return next(filter(None, (_unequal_node(*pair) for pair in pairs)), None)

@@ -7,6 +7,8 @@ the identity, and the Gauss-Newton matrix has the eigenvalues of the tangent ker
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,9 +17,9 @@ from jaxtyping import PyTree
 
 from nqm_tools._program import Fresh
 from nqm_tools._types import Function, Inputs, Targets
-from nqm_tools._validation import check_params
+from nqm_tools._validation import check_not_traced, check_params
 from nqm_tools.expansions import check_model, match_precision
-from nqm_tools.kernels import DENSE_ROWS, kernel_matrix, largest_eigenpairs, tangent_kernel
+from nqm_tools.kernels import DENSE_ROWS, check_is_known, kernel_matrix, kernel_of, largest_eigenpairs
 from nqm_tools.losses import LossLike, check_loss, find, targets_for
 
 
@@ -44,13 +46,20 @@ def sharpness(f: Function, params: PyTree, x: Inputs, y: Targets, loss: LossLike
     ARPACK driven by Hessian-vector products (forward over reverse); up to 1,024 parameters the Hessian is built.
     """
     params = check_params(params)
-    model, loss, x, y = _check(f, params, x, y, loss)
+    model, loss, x, y = _check("sharpness", f, params, x, y, loss)
     flat, _ = ravel_pytree(params)
     times = Fresh(lambda model, params, x, y, rows: _hessian_products(model, loss, params, x, y, rows))
     if flat.size <= DENSE_ROWS:
         hessian = times(model, params, x, y, jnp.eye(flat.size, dtype=flat.dtype))
+        check_is_known("the loss's Hessian", hessian, params)
         return float(np.linalg.eigvalsh(np.asarray(hessian))[-1])
-    eigenvalues, _ = largest_eigenpairs(lambda v: times(model, params, x, y, v[None])[0], flat.size, 1, flat.dtype)
+
+    def product(v):
+        moved = times(model, params, x, y, v[None])[0]
+        check_is_known("the loss's Hessian", moved, params)
+        return moved
+
+    eigenvalues, _ = largest_eigenpairs(product, flat.size, 1, flat.dtype)
     return float(eigenvalues[0])
 
 
@@ -80,28 +89,32 @@ def gauss_newton_sharpness(f: Function, params: PyTree, x: Inputs, y: Targets, l
     ARPACK and products with J and J^T.
     """
     params = check_params(params)
-    model, loss, x, y = _check(f, params, x, y, loss)
+    model, loss, x, y = _check("gauss_newton_sharpness", f, params, x, y, loss)
     n, k = y.shape
+    roots = Fresh(functools.partial(_root, loss))
     if n * k <= DENSE_ROWS:
-        kernel, root = Fresh(
-            lambda model, params, x, y: (tangent_kernel(model, params, x), _root(model, loss, params, x, y))
-        )(model, params, x, y)
+        kernel = kernel_of(model, params, x)(model, params, x)
+        root = roots(model, params, x, y)
+        check_is_known("the tangent kernel", kernel, params)
+        check_is_known("the loss's curvature", root, params)
         matrix, root = (np.asarray(a, dtype=float) for a in (kernel_matrix(kernel), root))
         # R is block diagonal, a block an example.
         half = np.einsum("pna,nab->pnb", matrix.reshape(n * k, n, k), root).reshape(n * k, n * k)
         whole = np.einsum("nab,naq->nbq", root, half.reshape(n, k, n * k)).reshape(n * k, n * k)
         return float(np.linalg.eigvalsh((whole + whole.T) / 2)[-1])
-    root = Fresh(lambda model, params, x, y: _root(model, loss, params, x, y))(model, params, x, y)
+    root = roots(model, params, x, y)
     times = Fresh(_rooted_kernel_product)
 
     def product(v):
-        return times(model, params, x, root, v.reshape(n, k)).ravel()
+        moved = times(model, params, x, root, v.reshape(n, k)).ravel()
+        check_is_known("the Gauss-Newton matrix", moved, params)
+        return moved
 
     eigenvalues, _ = largest_eigenpairs(product, n * k, 1, jnp.result_type(*jax.tree.leaves(params)))
     return float(eigenvalues[0])
 
 
-def _root(model, loss, params, x, y):
+def _root(loss, model, params, x, y):
     """R (n, k, k) with ``R R^T`` the curvature, times the loss's weight of an example."""
     curvature = loss.curvature(model(params, x), y) * loss.weight(len(x))
     values, vectors = jnp.linalg.eigh(curvature)
@@ -117,8 +130,9 @@ def _rooted_kernel_product(model, params, x, root, v):
     return jnp.einsum("nab,na->nb", root, pushed)
 
 
-def _check(f, params, x, y, loss):
+def _check(what, f, params, x, y, loss):
     model, x, k = check_model(f, params, x)
+    check_not_traced(what, model, params, x, y)
     loss, n = find(loss), x.shape[0]
     check_loss(loss, n, k, jnp.result_type(*jax.tree.leaves(params)))
     y, _ = targets_for(loss, "y", y, n, k)

@@ -27,6 +27,7 @@ from nqm_tools._validation import (
     check_choice,
     check_fraction,
     check_inputs,
+    check_not_traced,
     check_number,
     check_numeric,
     check_rate,
@@ -61,6 +62,7 @@ class Data:
     provenance: dict = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        check_not_traced("Data", self.x_train, self.y_train, self.x_test, self.y_test)
         if not isinstance(self.name, str):
             raise TypeError(f"name must be a string; got {self.name!r}")
         if not isinstance(self.provenance, dict):
@@ -104,9 +106,7 @@ class _Dataset(NamedTuple):
 
 
 def _digits_pools(files):
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
+    digits = _features.of_sklearn("datasets").load_digits()
     return (digits.images[..., None], digits.target), None
 
 

@@ -28,7 +28,7 @@ import neural_tangents as nt
 import numpy as np
 from jaxtyping import Array, Float, PyTree, Real
 
-from nqm_tools._program import Fresh
+from nqm_tools._program import Fresh, plain_switches
 from nqm_tools._types import Function, Inputs, Numbers, Outputs, ValueAndPullback
 from nqm_tools._validation import (
     InputError,
@@ -214,7 +214,10 @@ def with_output_axis(f: Function) -> Callable[[PyTree, Inputs], Outputs]:
 
     def f_2d(params, x):
         outputs = f(params, x)
-        return outputs[:, None] if outputs.ndim == 1 else outputs
+        if outputs.ndim == 2:
+            return outputs
+        # An f that ends in `.squeeze()` drops the axis of a single example too.
+        return outputs.reshape(len(jax.tree.leaves(x)[0]), -1)
 
     return f_2d
 
@@ -309,6 +312,7 @@ def as_model(f: Function) -> Model:
     return f if isinstance(f, Model) else FunctionModel(check_function(f))
 
 
+@plain_switches()
 def check_model(f: Function, params: PyTree, x: Inputs, name: str = "x") -> tuple[Model, Real[Array, "n ..."], int]:
     """``f`` as a model, ``x`` as an array of the parameters' precision, and the number k of outputs.
 
@@ -336,12 +340,15 @@ def _count_outputs(function, params, x, name):
     n = x.shape[0]
     if not isinstance(outputs, jax.ShapeDtypeStruct):
         raise TypeError(f"f(params, x) must return one array, (n, k) or (n,); got {type(outputs).__name__}")
-    if len(outputs.shape) not in (1, 2) or outputs.shape[0] != n:
+    shape = outputs.shape
+    if n == 1 and len(shape) < 2:  # squeezed, () or (k,)
+        shape = (1, *(shape or (1,)))
+    if len(shape) not in (1, 2) or shape[0] != n:
         raise ValueError(f"f(params, x) must return (n, k) or (n,) with n = {n} examples; got {outputs.shape}")
     dtype = jnp.result_type(*jax.tree.leaves(params))
     if outputs.dtype != dtype:
         raise TypeError(f"f(params, x) must return the floating-point type of params, {dtype}; got {outputs.dtype}")
-    return outputs.shape[1] if len(outputs.shape) == 2 else 1
+    return shape[1] if len(shape) == 2 else 1
 
 
 def same(params: PyTree, others: PyTree) -> bool:

@@ -7,6 +7,8 @@ eigenvector of ``K`` by the factor ``1 - learning_rate * lambda``.
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -18,23 +20,31 @@ import scipy.sparse.linalg
 from jax.typing import DTypeLike
 from jaxtyping import Array, ArrayLike, Float, PyTree, Real
 
-from nqm_tools._program import Fresh
+from nqm_tools._program import Fresh, plain_switches
 from nqm_tools._types import Function, Inputs, Outputs, Targets
 from nqm_tools._validation import (
     check_fraction,
+    check_not_traced,
     check_numeric,
     check_params,
     check_rate,
     check_same_structure,
     check_targets,
     check_whole,
+    is_finite,
 )
 from nqm_tools.expansions import QuadraticModel, check_model, match_precision
 from nqm_tools.losses import LossLike, find
-from nqm_tools.networks import architecture
+from nqm_tools.networks import Convolutional, FullyConnected, architecture
 
 # Kernels up to this many rows are built and decomposed whole; beyond, top eigenpairs are found matrix-free.
 DENSE_ROWS = 1024
+# The Jacobian on all examples at once may have up to this many numbers, half a gigabyte in float32.
+MOST_JACOBIAN = 2**27
+# A model couples its examples where its gradients on them one by one and together differ by more than a share. In
+# float32 a matrix product that is rounded otherwise flips a gate of a ReLU now and then, which makes up to a hundredth:
+# what lies between the first two is decided in float64, by the third.
+SUSPICIOUS, CERTAIN, COUPLED = 1e-4, 0.1, 1e-6
 
 
 def empirical_ntk(
@@ -46,7 +56,7 @@ def empirical_ntk(
     ----------
     f : callable
         ``f(params, x) -> (n, k)`` or ``(n,)``: a network, a model from :func:`nqm_tools.linearize` or
-        :func:`nqm_tools.quadraticize`, or any JAX function that treats its examples independently of each other.
+        :func:`nqm_tools.quadraticize`, or any JAX function.
     params
         Pytree of floating-point arrays.
     x1, x2
@@ -61,23 +71,155 @@ def empirical_ntk(
     -----
     Computed by ``nt.empirical_ntk_fn``: structured derivatives for the package's networks, contracted Jacobians
     (memory for n k rows of all parameters) for other functions.
+
+    Where ``f`` makes its examples depend on each other (statistics of the batch, a random mask for the whole batch) the
+    gradients are those of ``f`` on all of ``x1``, and on all of ``x2``, as gradient descent on a batch has them.
     """
     params = check_params(params)
     model, x1, k = check_model(f, params, x1, "x1")
     if x2 is not None:
         _, x2, _ = check_model(f, params, x2, "x2")
-    kernel = Fresh(tangent_kernel)(model, params, x1, x2)
+    kernel = kernel_of(model, params, x1, x2)(model, params, x1, x2)
+    check_is_finite("the tangent kernel", kernel, params)
     return kernel[:, :, 0, 0] if k == 1 else kernel
 
 
+def check_is_known(what, array, params):
+    """Refuse what is being traced (where f reads it from around), infinity and NaN in what was computed at params."""
+    check_not_traced(what, array)
+    check_is_finite(what, array, params)
+
+
+def check_is_finite(what, array, params):
+    """Refuse infinity and NaN in what was computed at params, with what they come from."""
+    if not is_finite(array):
+        leaves = jax.tree.leaves(params)
+        largest = max(float(jnp.abs(leaf).max()) for leaf in leaves if leaf.size)
+        raise ValueError(
+            f"{what} holds NaN or infinity at these params, whose largest number is {largest:.3g}: it overflows "
+            f"{leaves[0].dtype}, as after a run that diverged, or f has no finite derivatives there"
+        )
+
+
+def kernel_of(model, params, x1, x2=None):
+    """The compiled :func:`tangent_kernel` for a model and inputs."""
+    coupled = is_coupled(model, params, x1) or (x2 is not None and is_coupled(model, params, x2))
+    return Fresh(functools.partial(tangent_kernel, coupled=coupled))
+
+
 def tangent_kernel(
-    model: Function, params: PyTree, x1: Real[ArrayLike, "n1 ..."], x2: Real[ArrayLike, "n2 ..."] | None = None
+    model: Function,
+    params: PyTree,
+    x1: Real[ArrayLike, "n1 ..."],
+    x2: Real[ArrayLike, "n2 ..."] | None = None,
+    *,
+    coupled: bool = False,
 ) -> Float[Array, "n1 n2 k k"]:
     """The (n1, n2, k, k) kernel of a :class:`~nqm_tools.expansions.Model`, traceable and unchecked.
 
-    ``x2 = None`` means x1, and costs half.
+    ``x2 = None`` means x1, and costs half. ``coupled`` says that the model is one for :func:`is_coupled`.
     """
-    return _tangent_kernel(model, _is_layered(model), params, x1, x2)
+    return _tangent_kernel(model, _is_layered(model), params, x1, x2, coupled)
+
+
+@plain_switches()
+def is_coupled(model, params, x):
+    """Whether a model makes examples depend on each other, so that its gradients must be those on all of them together.
+
+    The gradients of a random sum of the outputs are compared, on the examples together and one by one, here and at a
+    place nearby (a term of second order shows there). The package's networks are known not to. Where values are being
+    traced, others stand for them.
+
+    Raises
+    ------
+    ValueError
+        If it does, and the Jacobian on all examples is too large.
+    """
+    known = architecture(getattr(model, "f", None))
+    if len(x) == 1 or isinstance(known, FullyConnected | Convolutional):
+        return False
+    shape = jax.eval_shape(lambda: model(params, x)).shape
+    if takes_single_examples(model, params, x) and not _is_coupled(*_without_tracers((model, params, x))):
+        return False
+    check_jacobian_size(shape[0] * shape[1], params)
+    return True
+
+
+def check_jacobian_size(rows, params):
+    """Refuse a Jacobian of so many rows on all examples at once that would not fit."""
+    size = sum(leaf.size for leaf in jax.tree.leaves(params))
+    if rows * size > MOST_JACOBIAN:
+        raise ValueError(
+            "f makes its examples depend on each other, as statistics of the batch or one random mask for it do: its "
+            "gradients on single examples are not those on all of them. Its kernel needs the Jacobian on all examples "
+            f"at once, {rows} outputs by {size} parameters, more than {MOST_JACOBIAN:,} numbers: give fewer examples, "
+            "or an f that treats each by itself (fixed statistics, no dropout)"
+        )
+
+
+def takes_single_examples(model, params, x):
+    """Whether a model gives the outputs of one example where it gets one."""
+    try:
+        return jax.eval_shape(lambda: model(params, x[:1])).shape[0] == 1
+    except Exception:  # a function of the user's, for which this size is another than it was written for
+        return False
+
+
+def _is_coupled(model, params, x):
+    narrow = jnp.result_type(*jax.tree.leaves(params)) == np.float32
+    with jax.ensure_compile_time_eval():
+        for place in (params, jax.tree.map(lambda leaf, noise: np.asarray(leaf) + noise, params, _random_like(params))):
+            apart = _coupling(model, place, x) if narrow else math.nan
+            if apart <= SUSPICIOUS:
+                continue
+            if not apart > CERTAIN:
+                with jax.enable_x64(True):
+                    apart = _coupling(*jax.tree.map(_in_float64, (model, place, x)))
+            if apart > COUPLED:
+                return True
+    return False
+
+
+def _coupling(model, params, x):
+    """The difference of the gradients one by one and together, as a share of the larger; 0 where it is not known."""
+    apart, size = Fresh(_gradients_apart)(model, params, x)
+    if isinstance(apart, jax.core.Tracer) or not apart > 0:  # the function reads what is being traced; NaN
+        return 0.0
+    return float(apart / size)
+
+
+def _gradients_apart(model, params, x):
+    together, vjp = jax.vjp(lambda p: model(p, x), params)
+    _, vjp_of_each = jax.vjp(lambda p: jax.vmap(lambda one: model(p, one[None])[0])(x), params)
+    weights = jax.random.normal(jax.random.key(0), together.shape, together.dtype)
+    (gradient,), (other,) = vjp(weights), vjp_of_each(weights)
+
+    def norm(tree):
+        return jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(tree)))
+
+    return norm(jax.tree.map(jnp.subtract, gradient, other)), jnp.maximum(norm(gradient), norm(other))
+
+
+def _in_float64(leaf):
+    return leaf.astype(np.float64) if getattr(leaf, "dtype", None) == np.float32 else leaf
+
+
+def _without_tracers(tree):
+    """The tree with random numbers in place of tracers."""
+    return jax.tree.map(
+        lambda leaf, numbers: numbers if isinstance(leaf, jax.core.Tracer) else leaf, tree, _random_like(tree)
+    )
+
+
+def _random_like(tree):
+    """Random numbers of the shapes and types of a tree's leaves: normal, or 0 and 1 for whole numbers."""
+    rng = np.random.default_rng(0)  # JAX would compile for each shape
+
+    def draw(leaf):
+        numbers, dtype = rng.standard_normal(jnp.shape(leaf)), jnp.result_type(leaf)
+        return (numbers if jnp.issubdtype(dtype, jnp.floating) else numbers > 0).astype(dtype)
+
+    return jax.tree.map(draw, tree)
 
 
 def _is_layered(model):
@@ -85,11 +227,13 @@ def _is_layered(model):
     return architecture(getattr(model, "f", None)) is not None
 
 
-def _tangent_kernel(function, structured, params, x1, x2):
+def _tangent_kernel(function, structured, params, x1, x2, coupled):
     # Structured derivatives are the fastest and smallest on layers; they do not know every primitive, though.
     implementations = nt.NtkImplementation
+    structured &= not coupled
     implementation = implementations.STRUCTURED_DERIVATIVES if structured else implementations.JACOBIAN_CONTRACTION
-    kernel_fn = nt.empirical_ntk_fn(function, trace_axes=(), vmap_axes=0, implementation=implementation)
+    vmap_axes = None if coupled else 0  # 0: the examples one by one
+    kernel_fn = nt.empirical_ntk_fn(function, trace_axes=(), vmap_axes=vmap_axes, implementation=implementation)
     return kernel_fn(x1, x2, params)
 
 
@@ -136,14 +280,18 @@ def top_eigenpairs(
     k = check_whole("k", k)
     if k > rows:
         raise ValueError(f"k must be at most n times the number of outputs, {rows}; got {k}")
+    check_not_traced("top_eigenpairs", model, params, x)
     if rows <= DENSE_ROWS or k >= rows - 1:
-        matrix = kernel_matrix(Fresh(tangent_kernel)(model, params, x))
+        matrix = kernel_matrix(kernel_of(model, params, x)(model, params, x))
+        check_is_known("the tangent kernel", matrix, params)
         eigenvalues, eigenvectors = np.linalg.eigh(np.asarray(matrix))
     else:
         times = Fresh(_kernel_vector_product)
 
         def product(v):
-            return times(model, params, x, v.reshape(x.shape[0], outputs)).ravel()
+            moved = times(model, params, x, v.reshape(x.shape[0], outputs)).ravel()
+            check_is_known("the tangent kernel", moved, params)
+            return moved
 
         eigenvalues, eigenvectors = largest_eigenpairs(product, rows, k, jnp.result_type(*jax.tree.leaves(params)))
     order = np.argsort(eigenvalues)[::-1][:k]
@@ -215,6 +363,7 @@ def critical_learning_rate(
     >>> critical_learning_rate(np.diag([4.0, 1.0]), loss="half_sum", k=2)
     array([0.5, 2. ])
     """
+    check_not_traced("critical_learning_rate", kernel)
     loss, momentum = find(loss), check_fraction("momentum", momentum)
     if loss.constant_curvature is None:
         raise ValueError(
@@ -224,18 +373,23 @@ def critical_learning_rate(
     kernel = np.asarray(check_numeric("kernel", kernel))
     if kernel.ndim not in (2, 4) or kernel.shape[0] != kernel.shape[1] or kernel.shape[2:3] != kernel.shape[3:]:
         raise ValueError(f"kernel must have shape (n, n) or (n, n, outputs, outputs); got {kernel.shape}")
-    if kernel.size == 0 or not np.issubdtype(kernel.dtype, np.number) or not np.isfinite(kernel).all():
-        raise ValueError("kernel must be a non-empty array of finite numbers; it is empty or holds NaN or infinity")
+    if kernel.size == 0:
+        raise ValueError(f"kernel must be a non-empty array; got shape {kernel.shape}")
     matrix = np.asarray(kernel_matrix(kernel), dtype=float)
+    if not np.isfinite(matrix).all():
+        raise ValueError(
+            "kernel must be finite; it holds NaN or infinity, as where it overflows after a run that diverged"
+        )
     scale = np.abs(matrix).max()
-    rounding = 1e-4 if kernel.dtype.itemsize < 8 else 1e-8
+    eps = float(jnp.finfo(kernel.dtype if jnp.issubdtype(kernel.dtype, jnp.floating) else float).eps)
+    rounding = max(eps, 1e-4 if kernel.dtype.itemsize < 8 else 1e-8)
     if np.abs(matrix - matrix.T).max() > rounding * scale:
         raise ValueError("kernel must be symmetric: give the kernel of the training inputs with themselves")
     k = check_whole("k", k)
     if k > len(matrix):
         raise ValueError(f"k must be at most the number of eigenvalues, {len(matrix)}; got {k}")
     eigenvalues = np.linalg.eigvalsh((matrix + matrix.T) / 2)[::-1][:k]
-    zero = len(matrix) * np.finfo(kernel.dtype if kernel.dtype.kind == "f" else float).eps * scale
+    zero = len(matrix) * eps * scale
     with np.errstate(divide="ignore"):
         rates = np.where(eigenvalues > zero, 2 / np.abs(eigenvalues), np.inf)
     rates = rates * (1 + momentum) / (loss.constant_curvature * loss.weight(kernel.shape[0]))
@@ -301,10 +455,12 @@ def kernel_step(
     _, x, k = check_model(f, params0, x)
     y = match_precision(check_targets("y", y, x.shape[0], k), params)
     # Of `f` itself, also where that is a Taylor model: the quadratic model of a linear one is linear.
-    return KernelStep(*Fresh(_kernel_step)(QuadraticModel(f, params0), params, x, y, rate))
+    quad = QuadraticModel(f, params0)
+    step = Fresh(functools.partial(_kernel_step, coupled=is_coupled(quad, params, x)))
+    return KernelStep(*step(quad, params, x, y, rate))
 
 
-def _kernel_step(quad, params, x, y, rate):
+def _kernel_step(quad, params, x, y, rate, coupled):
     def predict(p):
         return quad(p, x)
 
@@ -319,7 +475,7 @@ def _kernel_step(quad, params, x, y, rate):
         value, slope = jax.jvp(lambda p: quad(p, x), (p,), (direction,))
         return jnp.concatenate([value, slope], axis=1)
 
-    blocks = _tangent_kernel(stacked, _is_layered(quad), params, x, None)
+    blocks = _tangent_kernel(stacked, _is_layered(quad), params, x, None, coupled)
     ff, fg = blocks[:, :, :k, :k], blocks[:, :, :k, k:]
     gf, gg = blocks[:, :, k:, :k], blocks[:, :, k:, k:]
     r_f = rate**2 / 2 * gf

@@ -1,14 +1,18 @@
 """What a run says of itself, and its file."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import nqm_tools as nqm
+from nqm_tools import training
 from nqm_tools.training import _runs as runs
 
 finite = st.floats(0, 1e6)
@@ -25,7 +29,7 @@ def test_a_loss_that_is_not_finite_is_divergence(losses, bad, data):
     assert nqm.regime(losses) == "divergent"
 
 
-@given(st.lists(finite, min_size=2))
+@given(st.lists(finite, min_size=2, max_size=19))  # beyond, the last tenth is more than the last loss
 def test_a_last_loss_above_the_first_is_divergence(losses):
     assert (nqm.regime(losses) == "divergent") == (losses[-1] > losses[0])
 
@@ -186,3 +190,105 @@ def test_what_could_not_be_read_back_is_refused_before_anything_is_written(run, 
     assert not list(tmp_path.iterdir())
     with pytest.raises(FileNotFoundError, match=r"the folder of .* does not exist"):
         run.save(tmp_path / "missing" / "run.npz")
+
+
+# What train keeps
+
+
+def small(params=None, f=None, provenance=None, **options):
+    x = jax.random.normal(jax.random.key(0), (6, 3))
+    data = nqm.Data("own", x, jnp.sign(x[:, 0]), provenance=provenance or {})
+    model = nqm.networks.two_layer_fc(5) if f is None else f
+    return nqm.train(model, data, **{"learning_rate": 0.2, "steps": 3, "params": params} | options)
+
+
+@pytest.mark.parametrize("options", [{}, {"momentum": 0.5}, {"optimizer": optax.adam}])
+def test_train_keeps_a_run_that_goes_on(tmp_path, options):
+    run = small(save=tmp_path / "run.npz", **options)
+    loaded = nqm.Run.load(tmp_path / "run.npz")
+    pd.testing.assert_frame_equal(loaded.frame, run.frame)
+    assert small(start=loaded, save=str(tmp_path / "rest"), **options).frame["step"].iloc[-1] == 6
+    assert len(nqm.Run.load(tmp_path / "rest").losses) == 4
+
+
+class Own:
+    def __init__(self, w):
+        self.w = w
+
+
+jax.tree_util.register_pytree_node(Own, lambda own: ((own.w,), None), lambda _, children: Own(*children))
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"save": "no/such/folder/run.npz"}, FileNotFoundError, "the folder of .* does not exist"),
+        ({"save": "."}, IsADirectoryError, "'.' is a folder"),
+        ({"save": 3}, TypeError, "must be text or a path; got 3"),
+        ({"params": Own(jnp.ones((3, 1))), "f": lambda p, x: x @ p.w}, TypeError, "got Own"),
+        ({"params": {0: jnp.ones((3, 1))}, "f": lambda p, x: x @ p[0]}, TypeError, "dictionaries with string keys"),
+        ({"provenance": {"source": object()}}, TypeError, "must be plain values to be saved; got object"),
+        ({"learning_rate": [0.1, 0.2]}, ValueError, "save keeps a single run"),
+        (
+            {"optimizer": lambda rate: optax.chain(optax.add_noise(0.1, 0.5, jax.random.key(0)), optax.sgd(rate))},
+            TypeError,
+            "arrays of key<fry> cannot be saved",
+        ),
+    ],
+)
+def test_what_cannot_be_kept_is_refused_before_the_training(tmp_path, monkeypatch, options, error, message):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(training._train, "run_batch", lambda *args, **kwargs: pytest.fail("it trains"))
+    with pytest.raises(error, match=message):
+        small(**{"save": "run.npz"} | options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_interrupted_run_is_kept(tmp_path, monkeypatch):
+    steps = training._loop._steps
+
+    def interrupt(program, problem, rule, batch, start, stop, scalars):
+        if start > 4 and scalars["last"] == 100:
+            raise KeyboardInterrupt
+        return steps(program, problem, rule, batch, start, stop, scalars)
+
+    monkeypatch.setattr(training._loop, "_steps", interrupt)
+    run = small(steps=100, save=tmp_path / "run.npz")
+    assert run.stopped.startswith("interrupted")
+    pd.testing.assert_frame_equal(nqm.Run.load(tmp_path / "run.npz").frame, run.frame)
+
+
+def test_a_full_disk_does_not_lose_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs.np, "savez_compressed", lambda *args, **kwargs: (_ for _ in ()).throw(OSError("full")))
+    with pytest.warns(UserWarning, match="the run was not saved: full"):
+        assert len(small(save=tmp_path / "run.npz").losses) == 4
+
+
+CHANGES = {
+    "fewer losses": lambda header, arrays: arrays.update(losses=arrays["losses"][:-1]),
+    "no losses": lambda header, arrays: arrays.update(losses=arrays["losses"][:0]),
+    "a table of losses": lambda header, arrays: arrays.update(losses=arrays["losses"][None]),
+    "other losses": lambda header, arrays: arrays.update(losses=arrays["losses"] + 1),
+    "a shorter column": lambda header, arrays: arrays.update({"record/distance": arrays["record/distance"][1:]}),
+    "a column of text": lambda header, arrays: arrays.update({"record/distance": np.array(["a"] * 4)}),
+    "steps in disorder": lambda header, arrays: arrays.update({"record/step": arrays["record/step"][::-1]}),
+    "no steps": lambda header, arrays: arrays.pop("record/step"),
+    "no seed": lambda header, arrays: header["settings"].pop("seed"),
+    "a seed in words": lambda header, arrays: header["settings"].update(seed="one"),
+    "too few steps": lambda header, arrays: header["settings"].update(steps=2),
+    "settings that are none": lambda header, arrays: header.update(settings=[]),
+    "a rate in words": lambda header, arrays: header.update(learning_rate="fast"),
+    "parameters that are not there": lambda header, arrays: arrays.pop("leaf/1"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_file_whose_parts_do_not_belong_together_is_refused(tmp_path, change):
+    path = small(save=tmp_path / "run.npz") and tmp_path / "run.npz"
+    with np.load(path) as file:
+        arrays = dict(file)
+    header = json.loads(str(arrays.pop("header")))
+    change(header, arrays)
+    np.savez(path, header=json.dumps(header), **arrays)
+    with pytest.raises(ValueError, match=r"run\.npz is no run that nqm_tools saved, or it is damaged"):
+        nqm.Run.load(path)

@@ -23,7 +23,7 @@ from nqm_tools._program import Fresh
 from nqm_tools._types import Outputs
 from nqm_tools.closed_forms import input_span, two_layer, two_layer_conv
 from nqm_tools.expansions import FunctionModel, LinearModel, Model, pytree_model, same, static
-from nqm_tools.kernels import tangent_kernel
+from nqm_tools.kernels import MOST_JACOBIAN, takes_single_examples, tangent_kernel
 from nqm_tools.networks import architecture
 
 if TYPE_CHECKING:
@@ -31,9 +31,6 @@ if TYPE_CHECKING:
 
 # Beyond this many rows the kernel is no longer the smaller thing.
 MOST_ROWS = 4096
-# The Jacobian of a function that is not one of the package's networks is built on all training inputs at once: up to
-# this many numbers, half a gigabyte in float32.
-MOST_JACOBIAN = 2**27
 # Kernel rows of this many inputs at a time.
 BLOCK = 256
 
@@ -46,7 +43,10 @@ def bind(model: Model, x_train: Real[Array, "n ..."], params: PyTree, rule: Rule
     outputs = jax.eval_shape(lambda p, x: FunctionModel(model.f).predict(p, x), params, x_train).shape[1]
     rows = len(x_train) * outputs
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
+    # The Jacobian of a function that is not one of the package's networks is built on all training inputs at once.
     if rows > MOST_ROWS or (not layered and rows * size > MOST_JACOBIAN):
+        return None
+    if not layered and not takes_single_examples(FunctionModel(model.f), model.params0, x_train):
         return None
     start = None if same(params, model.params0) else params
     inner = _network(FunctionModel(model.f), x_train, model.params0, rule)

@@ -11,6 +11,12 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
+try:
+    import matplotlib  # noqa: F401
+    import seaborn  # noqa: F401
+except ModuleNotFoundError:
+    raise ModuleNotFoundError("figures need seaborn, which is not installed: the extra [plots]") from None
+
 from nqm_tools._types import FilePath
 from nqm_tools.plotting._dynamics import invariant_curves, phase_diagram, trap
 from nqm_tools.plotting._panels import best_test_accuracy, best_test_loss, describe, panels, single_runs

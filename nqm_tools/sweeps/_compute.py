@@ -8,6 +8,7 @@ import traceback
 import jax
 
 from nqm_tools import _files
+from nqm_tools._random import random_key
 from nqm_tools._validation import check_choice
 from nqm_tools.datasets import Data
 from nqm_tools.expansions import MODELS
@@ -50,7 +51,7 @@ class _Setting:
     def __init__(self, data, network, seed, loss):
         self.data = load_data(data, seed)
         self.network = make_network(network)
-        self.params = self.network.init(jax.random.key(seed), self.data.x_train.shape)
+        self.params = self.network.init(random_key(seed), self.data.x_train.shape)
         training_set = Data(self.data.name, self.data.x_train, self.data.y_train)
         method = Method(steps=1, loss=loss, record=())
         self.critical = critical_rate(prepare(self.network, training_set, method, params=self.params))

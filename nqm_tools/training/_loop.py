@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 
 from nqm_tools._lapack import one_thread
 from nqm_tools._program import Fresh
+from nqm_tools._validation import check_not_traced
 from nqm_tools.training._recording import Snapshot
 
 # Losses of a chunk are kept on the device in a buffer of this many steps.
@@ -86,6 +87,7 @@ def run_batch(problem, rates, keys, method, *, description="", progress=None):
 
     def advance(stop, scalars):
         after, reached, values = _steps(method.program, problem, method.rule, batch, done, stop, scalars)
+        check_not_traced("training", reached)  # where f reads from around it what is traced
         # JAX returns before the work is done; this waits.
         chunk = _Chunk(
             slots, done, int(reached), jax.device_get(values), np.asarray(after.counts), np.asarray(after.alive)

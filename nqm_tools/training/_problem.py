@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 import math
@@ -13,10 +14,12 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree, Real
 
 from nqm_tools import closed_forms
-from nqm_tools._program import Fresh
+from nqm_tools._program import Fresh, plain_switches
+from nqm_tools._random import random_key
 from nqm_tools._types import Function, Outputs
 from nqm_tools._validation import (
     check_choice,
+    check_not_traced,
     check_params,
     check_rate,
     check_same_structure,
@@ -25,7 +28,7 @@ from nqm_tools._validation import (
 from nqm_tools.curvature import gauss_newton_sharpness
 from nqm_tools.datasets import Data
 from nqm_tools.expansions import Model, as_model, check_model, match_precision, pytree_model, static
-from nqm_tools.kernels import critical_learning_rate
+from nqm_tools.kernels import critical_learning_rate, is_coupled
 from nqm_tools.losses import Loss, LossLike, check_loss, find, targets_for
 from nqm_tools.training._loop import BATCHES, chunk_of_steps
 from nqm_tools.training._recording import DEFAULT_RECORD, Record, Recording, current_kernel, kind_of_labels
@@ -124,6 +127,9 @@ class Problem:
         The names of the recorded columns.
     notes
         What is to be said of the data besides their own provenance.
+    coupled : bool
+        Whether the model makes examples depend on each other (:func:`nqm_tools.kernels.is_coupled`), where its kernel
+        is asked for.
     """
 
     model: Model
@@ -139,8 +145,10 @@ class Problem:
     labels: str | None = static()
     columns: tuple[str, ...] = static()
     notes: tuple[tuple[str, str], ...] = static()
+    coupled: bool = static(False)
 
 
+@plain_switches()
 def prepare(
     model: Function,
     data: Data,
@@ -153,6 +161,7 @@ def prepare(
     """Bind ``model`` to ``data`` and compute its features; arguments and errors as in :func:`nqm_tools.train`."""
     if not isinstance(data, Data):
         raise TypeError(f"data must be an nqm_tools.Data; got {type(data).__name__}")
+    check_not_traced("training", model if isinstance(model, Model) else None, params)
     n, loss, rule = len(data.x_train), method.loss, method.rule
     if method.batch_size is not None and method.batch_size > n:
         raise ValueError(f"batch_size must be at most the number of training examples, {n}; got {method.batch_size}")
@@ -186,8 +195,18 @@ def prepare(
         "labels": kind_of_labels(np.asarray(labels)),
         "notes": (("targets", note),) if note else (),
     }
-    columns = method.recording.columns(Problem(**values, columns=()), jnp.zeros((), dtype))
-    return Problem(**values, columns=columns)
+    # Traced as coupled, which every model can be.
+    columns, needs_kernel = method.recording.columns(Problem(**values, columns=(), coupled=True), jnp.zeros((), dtype))
+    problem = Problem(**values, columns=columns)
+    return _for_its_kernel(problem) if needs_kernel else problem
+
+
+def _for_its_kernel(problem):
+    """The problem with what its kernel needs to know of its model."""
+    if problem.coupled or problem.bound.kernel is not None:
+        return problem
+    start = problem.bound.decode(problem.state0)
+    return dataclasses.replace(problem, coupled=is_coupled(problem.model, start, problem.x))
 
 
 def _velocity(rule, params, start):
@@ -217,7 +236,7 @@ def _with_velocity(model, bound, velocity):
 
 def initial_kernel(problem: Problem) -> Float[Array, "n n k k"]:
     """The tangent kernel (n, n, k, k) on the training inputs where a prepared :class:`Problem` starts."""
-    return Fresh(current_kernel)(problem, problem.state0)
+    return Fresh(current_kernel)(_for_its_kernel(problem), problem.state0)
 
 
 def critical_rate(problem: Problem) -> float:
@@ -241,7 +260,7 @@ def _starting_point(model, params, data, seed):
     elif params0 is not None:
         params = params0
     elif isinstance(init, Callable) and hasattr(bare, "init"):
-        params = init(jax.random.key(seed), data.x_train.shape)
+        params = init(random_key(seed), data.x_train.shape)
     else:
         raise ValueError("params must be given for a model that is neither a Network nor a Taylor model; got None")
     return model, params

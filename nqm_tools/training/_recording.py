@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
+from nqm_tools._program import plain_words
 from nqm_tools._types import Outputs
 from nqm_tools._validation import check_choice
 from nqm_tools.kernels import kernel_matrix, tangent_kernel
@@ -196,7 +197,7 @@ def current_kernel(problem, state):
     """The tangent kernel (n, n, k, k) on the training inputs: in closed form where there is one."""
     bound = problem.bound
     if bound.kernel is None:
-        return tangent_kernel(problem.model, bound.decode(state), problem.x)
+        return tangent_kernel(problem.model, bound.decode(state), problem.x, coupled=problem.coupled)
     return bound.kernel(state, problem.features)
 
 
@@ -354,8 +355,8 @@ class Recording:
         return after, columns
 
     def columns(self, problem, learning_rate):
-        """The names of the columns, found by tracing; what fails is told by its name."""
-        found = {}
+        """The names of the columns, found by tracing (what fails is told by its name); whether they need the kernel."""
+        found, need_kernel = {}, []
         # As leaves: JAX keeps the structures that it has seen, and this one holds the user's function.
         leaves, tree = jax.tree.flatten(problem)
         for name, recorder in self.recorders.items():
@@ -363,14 +364,17 @@ class Recording:
             def trace(leaves, rate, recorder=recorder, name=name):
                 problem = jax.tree.unflatten(tree, leaves)
                 now = Snapshot(problem, problem.state0, rate, jnp.zeros((), jnp.int32))
-                return _columns(name, _first_value(name, recorder, now), now.y.dtype)
+                columns = _columns(name, _first_value(name, recorder, now), now.y.dtype)
+                need_kernel.append("_kernel" in vars(now))
+                return columns
 
-            columns = jax.eval_shape(trace, leaves, learning_rate)
+            with plain_words():
+                columns = jax.eval_shape(trace, leaves, learning_rate)
             for column in columns:
                 if column in found or column in RESERVED:
                     raise ValueError(f"record: the column {column!r} is there already; {name!r} needs another name")
                 found[column] = None
-        return tuple(found)
+        return tuple(found), any(need_kernel)
 
 
 def _first_value(name, recorder, now):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 import os
@@ -204,9 +205,7 @@ class Run:
 
         ``params`` must be a tree of lists, tuples, dictionaries and arrays (as networks here have them).
         """
-        path = pathlib.Path(path)
-        if not path.parent.is_dir():
-            raise FileNotFoundError(f"the folder of {str(path)!r} does not exist")
+        path = check_can_be_kept(path, self.params, self.memory, self.settings)
         leaves = jax.tree.leaves(self.params)
         header = {
             "model": self.model,
@@ -214,7 +213,7 @@ class Run:
             "stopped": self.stopped,
             "settings": self.settings,
             "environment": self.environment,
-            "params": _describe(self.params, iter(range(len(leaves)))),
+            "params": _describe(self.params, itertools.count()),
         }
         arrays = {f"record/{name}": values for name, values in self.records.items()}
         arrays |= {f"leaf/{i}": np.asarray(leaf) for i, leaf in enumerate(leaves)}
@@ -236,17 +235,58 @@ class Run:
             with np.load(path, allow_pickle=False) as file:
                 header = json.loads(str(file["header"]))
                 arrays = {name: file[name] for name in file.files if name != "header"}
-            return cls(
+            run = cls(
                 losses=arrays["losses"],
                 records={n.removeprefix("record/"): v for n, v in arrays.items() if n.startswith("record/")},
                 params=_rebuild(header["params"], arrays),
                 memory=tuple(jax.numpy.asarray(arrays[name]) for name in sorted(arrays) if name.startswith("memory/")),
                 **{name: header[name] for name in ("model", "learning_rate", "stopped", "settings", "environment")},
             )
+            _check_loaded(run)
+            return run
         except FileNotFoundError:
             raise
         except Exception as error:
             raise ValueError(f"{path} is no run that nqm_tools saved, or it is damaged: {error!r}") from error
+
+
+def check_can_be_kept(path, params, memory, settings):
+    """The path, if :meth:`Run.save` can keep a run with these there; else what is in the way."""
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"the path to save to must be text or a path; got {path!r}")
+    path = pathlib.Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"the folder of {str(path)!r} does not exist")
+    if path.is_dir():
+        raise IsADirectoryError(f"{str(path)!r} is a folder; give the path of a file in it")
+    if not os.access(path.parent, os.W_OK):
+        raise PermissionError(f"the folder of {str(path)!r} cannot be written to")
+    _describe(params, itertools.count())
+    _describe(list(memory), itertools.count())
+    json.dumps(settings, default=_plain)
+    return path
+
+
+def _check_loaded(run):
+    """Refuse a file whose parts do not belong together."""
+    losses, steps = run.losses, run.records["step"]
+    if losses.ndim != 1 or losses.size == 0 or losses.dtype.kind != "f":
+        raise ValueError(f"losses of shape {losses.shape} and type {losses.dtype}")
+    for name, values in run.records.items():
+        if values.shape != steps.shape or values.ndim != 1 or values.dtype.kind not in "fiu":
+            raise ValueError(f"{name} has the shape {values.shape} and the type {values.dtype}, step {steps.shape}")
+    if steps.size == 0 or (np.diff(steps) <= 0).any() or steps[-1] - steps[0] != len(losses) - 1:
+        raise ValueError(f"{len(losses)} losses, with rows at the steps {steps[:1]} to {steps[-1:]}")
+    if not np.array_equal(run.records["train_loss"], losses[steps - steps[0]], equal_nan=True):
+        raise ValueError("train_loss in the rows is not that of their steps")
+    for name, kind in {"model": str, "learning_rate": float, "stopped": str, "environment": dict}.items():
+        if not isinstance(getattr(run, name), kind):
+            raise ValueError(f"{name} is {getattr(run, name)!r}")
+    for name, kind in {"steps": int, "seed": int, "momentum": float, "loss": str, "data": dict}.items():
+        if not isinstance(run.settings[name], kind):
+            raise ValueError(f"settings have the {name} {run.settings[name]!r}")
+    if steps[-1] > run.settings.get("first_step", 0) + run.settings["steps"]:
+        raise ValueError(f"step {steps[-1]} of a run of {run.settings['steps']}")
 
 
 def make_run(problem, method, rate, outcome, settings, keep_params=True):
@@ -297,9 +337,9 @@ def _describe(tree, counter):
         return {type(tree).__name__: [_describe(item, counter) for item in tree]}
     if isinstance(tree, dict) and all(isinstance(key, str) for key in tree):
         return {"dict": {key: _describe(tree[key], counter) for key in sorted(tree)}}
-    if isinstance(tree, jax.Array | np.ndarray):
-        if np.dtype(tree.dtype).kind not in "fiub":  # bfloat16 and the like would come back as raw bytes
-            raise TypeError(f"arrays of {tree.dtype} cannot be saved; convert params to float32")
+    if isinstance(tree, jax.Array | np.ndarray | jax.ShapeDtypeStruct):
+        if getattr(tree.dtype, "kind", None) not in tuple("fiub"):  # bfloat16 would come back as raw bytes
+            raise TypeError(f"arrays of {tree.dtype} cannot be saved, only plain numbers of up to 64 bits")
         return next(counter)
     raise TypeError(
         f"params must be lists, tuples, dictionaries with string keys and arrays to be saved; got {type(tree).__name__}"

@@ -88,6 +88,7 @@ def max_stable_learning_rate(
     tolerance = check_fraction("tolerance", tolerance)
     if tolerance == 0:
         raise ValueError("tolerance must be positive; got 0")
+    seed = check_whole("seed", seed, minimum=0)
     method = Method(check_whole("steps", steps), loss=loss, record=())
     problem = prepare(model, data, method, params=params, seed=seed)
     critical = critical_rate(problem)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Sequence
 
 import jax
 from jaxtyping import PyTree
 
-from nqm_tools._types import Function
+from nqm_tools._program import plain_switches
+from nqm_tools._random import random_key
+from nqm_tools._types import FilePath, Function
 from nqm_tools._validation import check_whole
 from nqm_tools.datasets import Data
 from nqm_tools.losses import LossLike
@@ -16,7 +19,7 @@ from nqm_tools.training._loop import run_batch
 from nqm_tools.training._problem import Method, Problem, check_rates, prepare
 from nqm_tools.training._recording import DEFAULT_RECORD, Record
 from nqm_tools.training._rules import MakeOptimizer, Schedule
-from nqm_tools.training._runs import Run, make_run
+from nqm_tools.training._runs import Run, check_can_be_kept, make_run
 
 # On a CPU, states of up to this many numbers are faster side by side; beyond, matrix products fill it by themselves.
 # `make bench` writes the measurement.
@@ -43,6 +46,7 @@ def train(
     record_every: int = 1,
     seed: int | None = None,
     progress: bool | None = None,
+    save: FilePath | None = None,
 ) -> Run | list[Run]:
     """Train a model and return what happened.
 
@@ -110,6 +114,9 @@ def train(
         that of ``start``.
     progress : bool, optional
         A progress bar: yes, no, or (None) in a terminal or notebook, if the run takes more than three seconds.
+    save : path, optional
+        Keep the run in this file, an interrupted one too, as :meth:`Run.save` does; whether that can be done is checked
+        before the training. For a single learning rate.
 
     Returns
     -------
@@ -144,6 +151,10 @@ def train(
     if seed is None:
         seed = 0 if start is None else start.settings["seed"]
     seed = check_whole("seed", seed, minimum=0)
+    if save is not None and several:
+        raise ValueError(
+            "save keeps a single run: give one learning rate, or save each run of the list that comes back"
+        )
     runs = []
     for schedule, chosen in _by_schedule(rates, schedules):
         method = Method(
@@ -161,8 +172,26 @@ def train(
         )
         at = params if start is None else start.params
         problem = prepare(model, data, method, params=at, seed=seed, start=start)
+        if save is not None:
+            check_can_be_kept(save, *_what_a_run_keeps(problem, method, chosen[0]), data.provenance)
         runs += train_rates(problem, chosen, method, seed=seed, provenance=data.provenance, progress=progress)
+    if save is not None:
+        _save(runs[0], save)
     return runs if several else runs[0]
+
+
+def _what_a_run_keeps(problem, method, rate):
+    """The parameters, and the leaves of the rule's memory, or what has their types."""
+    rate = jax.numpy.asarray(rate, problem.y.dtype)
+    memory = jax.eval_shape(lambda: method.rule.init(problem.state0, method.schedule or rate))
+    return problem.bound.decode(problem.state0), jax.tree.leaves(memory)
+
+
+def _save(run, path):
+    try:
+        run.save(path)
+    except OSError as error:  # a full disk: the run is not lost with it
+        warnings.warn(f"the run was not saved: {error}. It is what train returns: try run.save again", stacklevel=3)
 
 
 def _last_step(start, params):
@@ -182,6 +211,7 @@ def _by_schedule(rates, schedules):
     return [(schedule, [rate]) for rate, schedule in zip(rates, schedules, strict=True)]
 
 
+@plain_switches()
 def train_rates(
     problem: Problem,
     rates: Sequence[float],
@@ -193,7 +223,7 @@ def train_rates(
     keep_params: bool = True,
 ) -> list[Run]:
     """The runs of a prepared problem at several learning rates, side by side as far as that is faster and fits."""
-    key, runs = jax.random.key(seed), []
+    key, runs = random_key(seed), []
     size = _runs_at_once(problem, len(rates))
     for chosen in (rates[i : i + size] for i in range(0, len(rates), size)):
         began = time.perf_counter()
