@@ -84,13 +84,13 @@ def empirical_ntk(
     return kernel[:, :, 0, 0] if k == 1 else kernel
 
 
-def check_is_known(what, array, params):
+def check_is_known(what: str, array: Array, params: PyTree) -> None:
     """Refuse what is being traced (where f reads it from around), infinity and NaN in what was computed at params."""
     check_not_traced(what, array)
     check_is_finite(what, array, params)
 
 
-def check_is_finite(what, array, params):
+def check_is_finite(what: str, array: Array, params: PyTree) -> None:
     """Refuse infinity and NaN in what was computed at params, with what they come from."""
     if not is_finite(array):
         leaves = jax.tree.leaves(params)
@@ -101,7 +101,9 @@ def check_is_finite(what, array, params):
         )
 
 
-def kernel_of(model, params, x1, x2=None):
+def kernel_of(
+    model: Function, params: PyTree, x1: Real[Array, "n1 ..."], x2: Real[Array, "n2 ..."] | None = None
+) -> Fresh:
     """The compiled :func:`tangent_kernel` for a model and inputs."""
     coupled = is_coupled(model, params, x1) or (x2 is not None and is_coupled(model, params, x2))
     return Fresh(functools.partial(tangent_kernel, coupled=coupled))
@@ -123,7 +125,7 @@ def tangent_kernel(
 
 
 @plain_switches()
-def is_coupled(model, params, x):
+def is_coupled(model: Function, params: PyTree, x: Real[Array, "n ..."]) -> bool:
     """Whether a model makes examples depend on each other, so that its gradients must be those on all of them together.
 
     The gradients of a random sum of the outputs are compared, on the examples together and one by one, here and at a
@@ -145,7 +147,7 @@ def is_coupled(model, params, x):
     return True
 
 
-def check_jacobian_size(rows, params):
+def check_jacobian_size(rows: int, params: PyTree) -> None:
     """Refuse a Jacobian of so many rows on all examples at once that would not fit."""
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
     if rows * size > MOST_JACOBIAN:
@@ -157,7 +159,7 @@ def check_jacobian_size(rows, params):
         )
 
 
-def takes_single_examples(model, params, x):
+def takes_single_examples(model: Function, params: PyTree, x: Real[Array, "n ..."]) -> bool:
     """Whether a model gives the outputs of one example where it gets one."""
     try:
         return jax.eval_shape(lambda: model(params, x[:1])).shape[0] == 1
