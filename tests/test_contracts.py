@@ -284,7 +284,7 @@ def test_numbers_of_classes_and_zero_one_labels_are_taken_and_said(x64):
     for loss, y, message in (
         ("logistic", [0.0, 2, 1, 0, 1, 1], "must be -1 and \\+1, or 0 and 1"),
         ("cross_entropy", np.ones(6), "needs a model of at least two outputs"),
-        ("hinge", np.ones(6), "loss must be one of 'half_sum', 'mse', 'cross_entropy', 'logistic', or a function"),
+        ("hinge", np.ones(6), ", ".join(map(repr, nqm.losses.LOSSES)) + ", or a function"),
     ):
         with pytest.raises(ValueError, match=message):
             nqm.train(single, nqm.Data("own", data.x_train, y), learning_rate=0.1, steps=1, params=params, loss=loss)
@@ -498,3 +498,20 @@ def test_bad_rules_and_losses_are_refused(change, error, message):
         arguments["params"] = params
     with pytest.raises(error, match=message):
         nqm.train(net, data, **arguments)
+
+
+def test_a_loss_without_curvature_at_the_start_has_no_critical_rate(tmp_path):
+    sweep = sweeps.Sweep(
+        data={"name": "digits", "n_train": 8, "n_test": 4},
+        network={"name": "two_layer_fc", "width": 8},
+        models=["f"],
+        learning_rates=[0.5],
+        steps=2,
+        loss=absolute_error,
+    )
+    frame = sweeps.run(sweep, tmp_path, say=lambda line: None)
+    assert "has no curvature at the start, hence no critical learning rate" in frame["reason"].iloc[0]
+
+
+def absolute_error(prediction, y):
+    return abs(prediction - y)[:, 0]

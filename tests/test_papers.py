@@ -534,7 +534,8 @@ def test_theorem_2_counts_every_run_of_the_window():
     moving = one_example()
     moving["train_loss"] = 1.0
     assert theorems.ends_at_rest(moving).holds is False, "not at rest"
-    assert theorems.ends_at_rest(one_example(label=100.0)).holds is False, "below 2 sqrt(c) eta |y|"
+    assert theorems.ends_at_rest(one_example(label=40.0, final_v=0.5)).holds is False, "below 2 sqrt(c) eta |y|"
+    assert theorems.ends_at_rest(one_example(label=1000.0)).holds is None, "there is no stable equilibrium"
     assert theorems.ends_at_rest(one_example(seeds=4)).holds is None
 
 

@@ -77,7 +77,11 @@ def recorded(store: FilePath, sweep: str) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        As :func:`nqm_tools.sweeps.load_curves` gives it; without rows if there is no such folder.
+        As :func:`nqm_tools.sweeps.load_curves` gives it; without rows if there is no such folder. Columns: ``key``,
+        ``model``, ``seed``, ``learning_rate``, ``critical_learning_rate``, ``learning_rate_ratio`` and the arguments of
+        data and network (``n_train``, ``width``, ...); ``regime``, ``peak_loss``, ``final_loss``, ``best_test_loss``,
+        ``best_step``, ``best_test_accuracy``, ``steps``; ``device``, ``cores``; and of each recorded row ``step``,
+        ``train_loss`` and what was recorded.
     """
     import pandas as pd
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-import math
 from collections.abc import Callable
 
 import jax
@@ -246,7 +245,12 @@ def critical_rate(problem: Problem) -> float:
         return critical_learning_rate(initial_kernel(problem), loss=loss)
     start = problem.bound.decode(problem.state0)
     sharpest = gauss_newton_sharpness(problem.model, start, problem.x, problem.y, loss)
-    return 2 / sharpest if sharpest > 0 else math.inf
+    if not sharpest > 0:
+        raise ValueError(
+            f"loss {loss.name!r} has no curvature at the start, hence no critical learning rate: give rates as they "
+            'are (a sweep: unit = "absolute")'
+        )
+    return 2 / sharpest
 
 
 def _starting_point(model, params, data, seed):
