@@ -5,8 +5,11 @@ Modules with annotations begin ``from __future__ import annotations``, so that `
 stand for.
 """
 
+from __future__ import annotations
+
 import os
 from collections.abc import Callable
+from typing import Protocol
 
 from jaxtyping import Array, ArrayLike, Float, PyTree, Real
 
@@ -16,7 +19,14 @@ Numbers = Real[ArrayLike, "..."]
 # Inputs, whole numbers (tokens) too, and targets.
 Inputs = Real[ArrayLike, "n ..."]
 Targets = Real[ArrayLike, "n k"] | Real[ArrayLike, "n"]
-# ``f(params, x)``, of (n, k) or (n,).
-Function = Callable[[PyTree, Inputs], Float[Array, "n ..."]]
 Outputs = Float[Array, "n k"]
 ValueAndPullback = tuple[Outputs, Callable[[Outputs], PyTree]]
+
+
+class Function(Protocol):
+    """A model as a function, with outputs (n, k) or (n,).
+
+    A protocol, since to mypy no named tuple, such as a network, is a ``Callable``.
+    """
+
+    def __call__(self, params: PyTree, x: Real[Array, "n ..."], /) -> Float[Array, "n ..."]: ...
