@@ -8,7 +8,6 @@ eigenvector of ``K`` by the factor ``1 - learning_rate * lambda``.
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -20,7 +19,8 @@ import scipy.sparse.linalg
 from jax.typing import DTypeLike
 from jaxtyping import Array, ArrayLike, Float, PyTree, Real
 
-from nqm_tools._program import Fresh, plain_switches
+from nqm_tools._coupling import is_coupled
+from nqm_tools._program import Fresh
 from nqm_tools._types import Function, Inputs, Outputs, Targets
 from nqm_tools._validation import (
     check_fraction,
@@ -35,16 +35,10 @@ from nqm_tools._validation import (
 )
 from nqm_tools.expansions import QuadraticModel, check_model, match_precision
 from nqm_tools.losses import LossLike, find
-from nqm_tools.networks import Convolutional, FullyConnected, architecture
+from nqm_tools.networks import architecture
 
 # Kernels up to this many rows are built and decomposed whole; beyond, top eigenpairs are found matrix-free.
 DENSE_ROWS = 1024
-# The Jacobian on all examples at once may have up to this many numbers, half a gigabyte in float32.
-MOST_JACOBIAN = 2**27
-# A model couples its examples where its gradients on them one by one and together differ by more than a share. In
-# float32 a matrix product that is rounded otherwise flips a gate of a ReLU now and then, which makes up to a hundredth:
-# what lies between the first two is decided in float64, by the third.
-SUSPICIOUS, CERTAIN, COUPLED = 1e-4, 0.1, 1e-6
 
 
 def empirical_ntk(
@@ -122,106 +116,6 @@ def tangent_kernel(
     ``x2 = None`` means x1, and costs half. ``coupled`` says that the model is one for :func:`is_coupled`.
     """
     return _tangent_kernel(model, _is_layered(model), params, x1, x2, coupled)
-
-
-@plain_switches()
-def is_coupled(model: Function, params: PyTree, x: Real[Array, "n ..."]) -> bool:
-    """Whether a model makes examples depend on each other, so that its gradients must be those on all of them together.
-
-    The gradients of a random sum of the outputs are compared, on the examples together and one by one, here and at a
-    place nearby (a term of second order shows there). The package's networks are known not to. Where values are being
-    traced, others stand for them.
-
-    Raises
-    ------
-    ValueError
-        If it does, and the Jacobian on all examples is too large.
-    """
-    known = architecture(getattr(model, "f", None))
-    if len(x) == 1 or isinstance(known, FullyConnected | Convolutional):
-        return False
-    shape = jax.eval_shape(lambda: model(params, x)).shape
-    if takes_single_examples(model, params, x) and not _is_coupled(*_without_tracers((model, params, x))):
-        return False
-    check_jacobian_size(shape[0] * shape[1], params)
-    return True
-
-
-def check_jacobian_size(rows: int, params: PyTree) -> None:
-    """Refuse a Jacobian of so many rows on all examples at once that would not fit."""
-    size = sum(leaf.size for leaf in jax.tree.leaves(params))
-    if rows * size > MOST_JACOBIAN:
-        raise ValueError(
-            "f makes its examples depend on each other, as statistics of the batch or one random mask for it do: its "
-            "gradients on single examples are not those on all of them. Its kernel needs the Jacobian on all examples "
-            f"at once, {rows} outputs by {size} parameters, more than {MOST_JACOBIAN:,} numbers: give fewer examples, "
-            "or an f that treats each by itself (fixed statistics, no dropout)"
-        )
-
-
-def takes_single_examples(model: Function, params: PyTree, x: Real[Array, "n ..."]) -> bool:
-    """Whether a model gives the outputs of one example where it gets one."""
-    try:
-        return jax.eval_shape(lambda: model(params, x[:1])).shape[0] == 1
-    except Exception:  # a function of the user's, for which this size is another than it was written for
-        return False
-
-
-def _is_coupled(model, params, x):
-    narrow = jnp.result_type(*jax.tree.leaves(params)) == np.float32
-    with jax.ensure_compile_time_eval():
-        for place in (params, jax.tree.map(lambda leaf, noise: np.asarray(leaf) + noise, params, _random_like(params))):
-            apart = _coupling(model, place, x) if narrow else math.nan
-            if apart <= SUSPICIOUS:
-                continue
-            if not apart > CERTAIN:
-                with jax.enable_x64(True):
-                    apart = _coupling(*jax.tree.map(_in_float64, (model, place, x)))
-            if apart > COUPLED:
-                return True
-    return False
-
-
-def _coupling(model, params, x):
-    """The difference of the gradients one by one and together, as a share of the larger; 0 where it is not known."""
-    apart, size = Fresh(_gradients_apart)(model, params, x)
-    if isinstance(apart, jax.core.Tracer) or not apart > 0:  # the function reads what is being traced; NaN
-        return 0.0
-    return float(apart / size)
-
-
-def _gradients_apart(model, params, x):
-    together, vjp = jax.vjp(lambda p: model(p, x), params)
-    _, vjp_of_each = jax.vjp(lambda p: jax.vmap(lambda one: model(p, one[None])[0])(x), params)
-    weights = jax.random.normal(jax.random.key(0), together.shape, together.dtype)
-    (gradient,), (other,) = vjp(weights), vjp_of_each(weights)
-
-    def norm(tree):
-        return jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(tree)))
-
-    return norm(jax.tree.map(jnp.subtract, gradient, other)), jnp.maximum(norm(gradient), norm(other))
-
-
-def _in_float64(leaf):
-    return leaf.astype(np.float64) if getattr(leaf, "dtype", None) == np.float32 else leaf
-
-
-def _without_tracers(tree):
-    """The tree with random numbers in place of tracers."""
-    return jax.tree.map(
-        lambda leaf, numbers: numbers if isinstance(leaf, jax.core.Tracer) else leaf, tree, _random_like(tree)
-    )
-
-
-def _random_like(tree):
-    """Random numbers of the shapes and types of a tree's leaves: normal, or 0 and 1 for whole numbers."""
-    rng = np.random.default_rng(0)  # JAX would compile for each shape
-
-    def draw(leaf):
-        numbers, dtype = rng.standard_normal(jnp.shape(leaf)), jnp.result_type(leaf)
-        return (numbers if jnp.issubdtype(dtype, jnp.floating) else numbers > 0).astype(dtype)
-
-    return jax.tree.map(draw, tree)
 
 
 def _is_layered(model):

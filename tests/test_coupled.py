@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import nqm_tools as nqm
-from nqm_tools import kernels
-from nqm_tools.kernels import is_coupled
+from nqm_tools import _coupling, kernels
+from nqm_tools._coupling import is_coupled
 
 N, D, M, K = 6, 4, 8, 2
 MASK = jnp.asarray(np.random.default_rng(0).integers(0, 2, (N, 1)), jnp.float32)
@@ -44,6 +44,12 @@ def by_its_neighbour(p, x):
     return jnp.tanh(h + 0.01 * jnp.roll(h, 1, axis=0)) @ p["b"]
 
 
+def without_a_floor(p, x):
+    """Whose variance of one example is 0."""
+    h = x @ p["a"]
+    return jnp.tanh((h - h.mean(axis=0)) / h.std(axis=0)) @ p["b"]
+
+
 def on_one_size_only(p, x):
     return (jnp.tanh(x.reshape(N, D) @ p["a"]) @ p["b"]).reshape(N, K)
 
@@ -59,6 +65,7 @@ COUPLED = [
     by_the_size_of_the_batch,
     by_a_mask_of_the_training_examples,
     by_its_neighbour,
+    without_a_floor,
     on_one_size_only,
     attention_over_the_batch,
 ]
@@ -169,7 +176,7 @@ def test_a_recorder_of_the_users_has_the_same_kernel():
 
 def test_a_jacobian_that_is_too_large_is_refused_with_the_reason(monkeypatch):
     p, x = problem()
-    monkeypatch.setattr(kernels, "MOST_JACOBIAN", 100)
+    monkeypatch.setattr(_coupling, "MOST_JACOBIAN", 100)
     data = nqm.Data("own", x, jnp.ones((N, K)))
     for call in (
         lambda: nqm.empirical_ntk(batch_norm, p, x),

@@ -19,11 +19,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree, Real
 
+from nqm_tools._coupling import MOST_JACOBIAN, takes_single_examples
 from nqm_tools._program import Fresh
 from nqm_tools._types import Outputs
 from nqm_tools.closed_forms import input_span, two_layer, two_layer_conv
 from nqm_tools.expansions import FunctionModel, LinearModel, Model, pytree_model, same, static
-from nqm_tools.kernels import MOST_JACOBIAN, takes_single_examples, tangent_kernel
+from nqm_tools.kernels import tangent_kernel
 from nqm_tools.networks import architecture
 
 if TYPE_CHECKING:

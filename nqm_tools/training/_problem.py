@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree, Real
 
 from nqm_tools import closed_forms
+from nqm_tools._coupling import is_coupled
 from nqm_tools._program import Fresh, plain_switches
 from nqm_tools._random import random_key
 from nqm_tools._types import Function, Outputs
@@ -27,7 +28,7 @@ from nqm_tools._validation import (
 from nqm_tools.curvature import gauss_newton_sharpness
 from nqm_tools.datasets import Data
 from nqm_tools.expansions import Model, as_model, check_model, match_precision, pytree_model, static
-from nqm_tools.kernels import critical_learning_rate, is_coupled
+from nqm_tools.kernels import critical_learning_rate
 from nqm_tools.losses import Loss, LossLike, check_loss, find, targets_for
 from nqm_tools.training._loop import BATCHES, chunk_of_steps
 from nqm_tools.training._recording import DEFAULT_RECORD, Record, Recording, current_kernel, kind_of_labels
@@ -127,7 +128,7 @@ class Problem:
     notes
         What is to be said of the data besides their own provenance.
     coupled : bool
-        Whether the model makes examples depend on each other (:func:`nqm_tools.kernels.is_coupled`), where its kernel
+        Whether the model makes examples depend on each other (:func:`nqm_tools._coupling.is_coupled`), where its kernel
         is asked for.
     """
 

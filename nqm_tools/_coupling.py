@@ -1,0 +1,115 @@
+"""Whether a function makes its examples depend on each other, as statistics of the batch do."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nqm_tools._program import Fresh, plain_switches
+from nqm_tools.networks import Convolutional, FullyConnected, architecture
+
+# The Jacobian on all examples at once may have up to this many numbers, half a gigabyte in float32.
+MOST_JACOBIAN = 2**27
+# A model couples its examples where its gradients on them one by one and together differ by more than a share. In
+# float32 a matrix product that is rounded otherwise flips a gate of a ReLU now and then, which makes up to a hundredth:
+# what lies between the first two is decided in float64, by the third.
+SUSPICIOUS, CERTAIN, COUPLED = 1e-4, 0.1, 1e-6
+
+
+@plain_switches()
+def is_coupled(model, params, x):
+    """Whether a model makes examples depend on each other, so that its gradients must be those on all of them together.
+
+    The gradients of a random sum of the outputs are compared, on the examples together and one by one, here and at a
+    place nearby (a term of second order shows there). The package's networks are known not to. Where values are being
+    traced, others stand for them.
+
+    Raises
+    ------
+    ValueError
+        If it does, and the Jacobian on all examples is too large.
+    """
+    known = architecture(getattr(model, "f", None))
+    if len(x) == 1 or isinstance(known, FullyConnected | Convolutional):
+        return False
+    shape = jax.eval_shape(lambda: model(params, x)).shape
+    if takes_single_examples(model, params, x) and not _is_coupled(*_without_tracers((model, params, x))):
+        return False
+    rows, size = math.prod(shape), sum(leaf.size for leaf in jax.tree.leaves(params))
+    if rows * size > MOST_JACOBIAN:
+        raise ValueError(
+            "f makes its examples depend on each other, as statistics of the batch or one random mask for it do: its "
+            "gradients on single examples are not those on all of them. Its kernel needs the Jacobian on all examples "
+            f"at once, {rows} outputs by {size} parameters, more than {MOST_JACOBIAN:,} numbers: give fewer examples, "
+            "or an f that treats each by itself (fixed statistics, no dropout)"
+        )
+    return True
+
+
+def takes_single_examples(model, params, x):
+    """Whether a model gives the outputs of one example where it gets one."""
+    try:
+        return jax.eval_shape(lambda: model(params, x[:1])).shape[0] == 1
+    except Exception:  # a function of the user's, for which this size is another than it was written for
+        return False
+
+
+def _is_coupled(model, params, x):
+    narrow = jnp.result_type(*jax.tree.leaves(params)) == np.float32
+    with jax.ensure_compile_time_eval():
+        for place in (params, jax.tree.map(lambda leaf, noise: np.asarray(leaf) + noise, params, _random_like(params))):
+            apart = _coupling(model, place, x) if narrow else math.nan
+            if apart <= SUSPICIOUS:
+                continue
+            if not apart > CERTAIN:
+                with jax.enable_x64(True):
+                    apart = _coupling(*jax.tree.map(_in_float64, (model, place, x)))
+            if apart > COUPLED:
+                return True
+    return False
+
+
+def _coupling(model, params, x):
+    """The difference of the gradients one by one and together, as a share of the larger; 0 where it is not known."""
+    found = Fresh(_gradients_apart)(model, params, x)
+    if any(isinstance(number, jax.core.Tracer) for number in found):
+        return 0.0  # the function reads what is being traced
+    apart, together, each = map(float, found)
+    if math.isfinite(together) and not math.isfinite(each):
+        return math.inf  # as the variance of one example, 0, makes it
+    return apart / max(together, each) if apart > 0 else 0.0
+
+
+def _gradients_apart(model, params, x):
+    together, vjp = jax.vjp(lambda p: model(p, x), params)
+    _, vjp_of_each = jax.vjp(lambda p: jax.vmap(lambda one: model(p, one[None])[0])(x), params)
+    weights = jax.random.normal(jax.random.key(0), together.shape, together.dtype)
+    (gradient,), (other,) = vjp(weights), vjp_of_each(weights)
+
+    def norm(tree):
+        return jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(tree)))
+
+    return norm(jax.tree.map(jnp.subtract, gradient, other)), norm(gradient), norm(other)
+
+
+def _in_float64(leaf):
+    return leaf.astype(np.float64) if getattr(leaf, "dtype", None) == np.float32 else leaf
+
+
+def _without_tracers(tree):
+    """The tree with random numbers in place of tracers."""
+    return jax.tree.map(
+        lambda leaf, numbers: numbers if isinstance(leaf, jax.core.Tracer) else leaf, tree, _random_like(tree)
+    )
+
+
+def _random_like(tree):
+    """Random numbers of the shapes and types of a tree's leaves: normal, or 0 and 1 for whole numbers."""
+    rng = np.random.default_rng(0)  # JAX would compile for each shape
+
+    def draw(leaf):
+        numbers, dtype = rng.standard_normal(jnp.shape(leaf)), jnp.result_type(leaf)
+        return (numbers if jnp.issubdtype(dtype, jnp.floating) else numbers > 0).astype(dtype)
+
+    return jax.tree.map(draw, tree)
