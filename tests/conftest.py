@@ -3,6 +3,9 @@
 import os
 import pathlib
 
+# Compiling is most of these tests' time, so XLA optimises less here; notebooks and benchmarks run as users do.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
+
 import jax
 import matplotlib
 import pytest

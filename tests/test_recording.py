@@ -124,7 +124,7 @@ def test_followed_eigenvalues_are_those_of_their_directions_also_where_they_cros
     f_quad = nqm.quadraticize(net, params)
     masks = np.stack([data.x_train[:, 0] >= 0, data.x_train[:, 0] < 0])
     directions = masks * data.x_train[:, 0] / np.linalg.norm(masks * data.x_train[:, 0], axis=1)[:, None]
-    rate = 1.15 * nqm.critical_learning_rate(nqm.empirical_ntk(net, params, data.x_train))
+    rate = 1.25 * nqm.critical_learning_rate(nqm.empirical_ntk(net, params, data.x_train))
     record = ("lambda_1", "lambda_2", "followed_1", "followed_2")
     record += ({"along": lambda now: jnp.einsum("gi,ij,gj->g", directions, now.kernel, directions)},)
     frame = nqm.train(f_quad, data, learning_rate=rate, steps=60, params=params, record=record).frame

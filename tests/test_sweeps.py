@@ -644,6 +644,7 @@ models = ["f_lin", "f"]
 [data]
 name = "digits"
 n_train = 16
+n_test = 4
 [network]
 name = "two_layer_fc"
 width = 8

@@ -9,11 +9,10 @@ import pathlib
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.axes import Axes
 
 try:
-    import matplotlib  # noqa: F401
     import seaborn  # noqa: F401
+    from matplotlib.axes import Axes
 except ModuleNotFoundError:
     raise ModuleNotFoundError("figures need seaborn, which is not installed: the extra [plots]") from None
 
