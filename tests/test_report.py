@@ -158,7 +158,7 @@ def test_without_a_clone_the_command_says_where_results_are(monkeypatch, tmp_pat
 
 def test_the_readmes_quote_the_report_of_the_recorded_results(tmp_path):
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # a damaged file
+        warnings.simplefilter("error", UserWarning)  # a damaged file
         frame = report.all_claims(RESULTS)
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     quoted = re.search(r"<!-- report -->\n(.*)<!-- report -->", readme, re.DOTALL)[1]
