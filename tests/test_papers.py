@@ -340,6 +340,9 @@ def test_a_run_that_ended_in_a_late_spike_has_not_diverged():
     assert _rules._mended(spiked)["regime"] == "catapult"
     # The spike lay between the recorded steps.
     assert _rules._mended(rows.assign(train_loss=1 / (1 + rows["step"])))["regime"] == "catapult"
+    # What oscillates from row to row, many steps apart, is not called an oscillation from step to step.
+    swinging = rows.assign(train_loss=[*losses[:-20], *[0.4, 0.6] * 10])
+    assert _rules._mended(swinging)["regime"] == "catapult"
     assert _rules._mended(rows.assign(train_loss=[*losses[:-8], *[3.0] * 8])) == {}
     assert _rules._mended(rows.assign(train_loss=[*losses[:-1], NAN])) == {}
 

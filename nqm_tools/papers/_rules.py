@@ -107,12 +107,11 @@ def _mended(rows):
     from nqm_tools.training._runs import CATAPULT_RISE
 
     losses = rows["train_loss"].to_numpy()
-    found = regime(losses)
-    if found == "divergent":
+    if regime(losses) == "divergent":
         return {}
-    # The highest loss is known over all steps, also between the recorded ones.
-    if found == "monotone" and rows["peak_loss"].iloc[0] > (1 + CATAPULT_RISE) * losses[0]:
-        found = "catapult"
+    # Every so many steps are recorded: whether the loss oscillates from step to step does not show in these rows, but
+    # the highest loss is known over all steps.
+    found = "catapult" if rows["peak_loss"].iloc[0] > (1 + CATAPULT_RISE) * losses[0] else "monotone"
     mended = {"regime": found}
     if "test_loss" in rows:
         mended |= {"best_test_loss": rows["test_loss"].min(), "best_step": rows["step"][rows["test_loss"].idxmin()]}
