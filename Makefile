@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(shell cat requirements.lock setup.cfg pyproject.toml | git hash-object --stdin)
 # Both ends of the declared JAX range, each with a Python that it installs on.
 JAX_ENDS := 3.11:0.9.0 3.13:0.12.0.1
-JAX_TESTS := $(addprefix tests/test_,$(addsuffix .py,compat expansions kernels function_space loop two_layer two_layer_conv))
+JAX_TESTS := $(addprefix tests/test_,$(addsuffix .py,compat expansions kernels program function_space loop two_layer two_layer_conv))
 
 .PHONY: setup reproduce report test test-jax bench lab lint format lock figure clean
 

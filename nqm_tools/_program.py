@@ -287,9 +287,9 @@ def _value(value):
         part = _Reading()
         closed = value if hasattr(value, "consts") else jax.extend.core.ClosedJaxpr(value, ())
         return part.closed(closed).key, tuple(map(_value, part.constants))
-    if isinstance(value, bool | int | float | complex | np.generic | np.ndarray | jax.Array) and not (
-        isinstance(value, jax.Array) and _is_key(value)
-    ):
+    # JAX has array types of its own for literals; NumPy's classes have an __array__ too, and are none.
+    is_array = hasattr(value, "__array__") and hasattr(value, "dtype") and not isinstance(value, type)
+    if isinstance(value, bool | int | float | complex) or (is_array and not _is_key(value)):
         numbers = np.asarray(value)
         return type(value), numbers.dtype.str, numbers.shape, numbers.tobytes()
     try:
