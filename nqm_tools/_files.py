@@ -4,11 +4,15 @@ import hashlib
 import os
 import pathlib
 import re
+import sys
 import warnings
 from typing import NamedTuple
 
+from nqm_tools._writing import whole_file
+
 DATA_DIR_VARIABLE = "NQM_DATA_DIR"
 CACHE_DIR_VARIABLE = "NQM_CACHE_DIR"
+_CHUNK = 2**16  # bytes of a download that are written at a time
 
 
 class Form(NamedTuple):
@@ -270,14 +274,18 @@ def _fetch(source):
     import requests
 
     target = cache_folder() / source.path
+    target.parent.mkdir(parents=True, exist_ok=True)
+    print(f"downloading {source.url} to {target}", file=sys.stderr, flush=True)
     try:
-        path = pooch.retrieve(
-            source.url,
-            known_hash=None if source.md5 is None else f"md5:{source.md5}",
-            fname=target.name,
-            path=target.parent,
-        )
+        with whole_file(target) as file:
+            pooch.HTTPDownloader(chunk_size=_CHUNK)(source.url, file, None)
+            file.flush()
+            if source.md5 is not None and (md5 := _md5(file.name)) != source.md5:
+                raise ValueError(
+                    f"what {source.url} gives is not the published file, and is not kept: MD5 {md5}, published "
+                    f"{source.md5}"
+                )
     except requests.exceptions.RequestException as error:
         warnings.warn(f"{source.url} could not be downloaded: {error}", stacklevel=4)
         return None
-    return _checked(pathlib.Path(path), source.forms[0])
+    return _checked(target, source.forms[0])

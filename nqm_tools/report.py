@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from nqm_tools import papers
 from nqm_tools._types import FilePath
+from nqm_tools._writing import write_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -155,7 +156,7 @@ def quote(frame: pd.DataFrame, path: FilePath) -> None:
     parts = path.read_text(encoding="utf-8").split(MARK)
     if len(parts) != 3:
         raise ValueError(f"{path} must have two marks {MARK.strip()}, each on a line of its own")
-    path.write_text(MARK.join((parts[0], readme_table(frame), parts[2])), encoding="utf-8")
+    write_text(path, MARK.join((parts[0], readme_table(frame), parts[2])))
 
 
 def to_markdown(frame: pd.DataFrame) -> str:
@@ -186,8 +187,8 @@ def write(frame: pd.DataFrame, output: FilePath) -> tuple[pathlib.Path, pathlib.
         as_html = [t.to_html(index=False, border=0, formatters={"verdict": _mark}, escape=True) for t in tables]
         pages.append(_HTML_PAPER.format(html.escape(title), html.escape(headline(rows)), *as_html))
     written = output / "report.md", output / "report.html"
-    written[0].write_text(_MARKDOWN.format("\n".join(sections)), encoding="utf-8")
-    written[1].write_text(_HTML.format("\n".join(pages)), encoding="utf-8")
+    write_text(written[0], _MARKDOWN.format("\n".join(sections)))
+    write_text(written[1], _HTML.format("\n".join(pages)))
     return written
 
 

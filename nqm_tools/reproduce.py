@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from nqm_tools._types import FilePath
+from nqm_tools._writing import whole_file, write_text
 
 SCALES = ("quick", "paper")
 _NUMBERED = re.compile(r"(\d\d[a-z]?|A\d)_\w+\.ipynb")
@@ -158,7 +159,7 @@ def _run(path, output, scale, records):
     if problem == INTERRUPTED:
         return Result(number, title, None, [], seconds, problem)
     page = f"{path.stem}.html"
-    (output / page).write_text(_to_html(notebook, title), encoding="utf-8")
+    write_text(output / page, _to_html(notebook, title))
     return Result(number, title, page, _write_figures(notebook, path.stem, output), seconds, problem)
 
 
@@ -179,7 +180,8 @@ def _write_figures(notebook, stem, output):
             image = out.get("data", {}).get("image/png")
             if image:
                 name = f"figures/{stem}_{len(figures) + 1}.png"
-                (output / name).write_bytes(base64.b64decode(image))
+                with whole_file(output / name) as file:
+                    file.write(base64.b64decode(image))
                 figures.append(name)
     return figures
 
@@ -270,4 +272,4 @@ def _write_index(output, results, scale):
         else ""
     )
     page = _PAGE.format(scale=scale, count=count, report=report, sections="\n".join(sections))
-    (output / "index.html").write_text(page, encoding="utf-8")
+    write_text(output / "index.html", page)

@@ -19,6 +19,7 @@ from jaxtyping import Array, ArrayLike, Float, PyTree, Real, Shaped
 from nqm_tools._types import FilePath
 from nqm_tools._validation import check_fraction
 from nqm_tools._version import __version__
+from nqm_tools._writing import whole_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -219,13 +220,8 @@ class Run:
         arrays |= {f"leaf/{i}": np.asarray(leaf) for i, leaf in enumerate(leaves)}
         arrays |= {f"memory/{i:06}": np.asarray(leaf) for i, leaf in enumerate(self.memory)}
         header = json.dumps(header, default=_plain)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            with open(temporary, "xb") as file:
-                np.savez_compressed(file, header=header, losses=self.losses, **arrays)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with whole_file(path) as file:
+            np.savez_compressed(file, header=header, losses=self.losses, **arrays)
         return path
 
     @classmethod
