@@ -10,7 +10,6 @@ import os
 import pathlib
 import re
 import time
-import uuid
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -19,6 +18,7 @@ import numpy as np
 
 from nqm_tools import _store_file
 from nqm_tools._types import FilePath
+from nqm_tools._writing import whole_file
 
 if TYPE_CHECKING:
     import filelock
@@ -102,18 +102,8 @@ class Store:
         # The failed are part of the name, so that a second, failing attempt cannot replace results.
         runs = sorted((row["key"], row["status"] == "failed") for row in rows)
         path = self.folder / f"{hashlib.sha256(json.dumps(runs).encode()).hexdigest()[:16]}.parquet"
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-        with refusals(self.folder):
-            try:
-                with open(temporary, "xb") as file:
-                    file.write(content)
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(temporary, path)
-            finally:
-                with contextlib.suppress(OSError):  # the first error is the one to report
-                    temporary.unlink()
-        _sync_folder(self.folder)
+        with refusals(self.folder), whole_file(path) as file:
+            file.write(content)
         return path
 
     def finished(self, set_aside: bool = False) -> set[str]:
@@ -124,11 +114,21 @@ class Store:
         """
         keys = set()
         for file in self._files(set_aside=set_aside):
-            keys |= {key for key, status in file.statuses.items() if status != "failed"}
+            keys |= _finished(file)
         for path in self.folder.glob(".*.parquet.*.tmp") if set_aside else ():
             with refusals(self.folder), contextlib.suppress(FileNotFoundError):
                 if path.is_file() and time.time() - path.stat().st_mtime > ABANDONED:
                     path.unlink()
+        return keys
+
+    def arrived(self) -> set[str]:
+        """The keys that finished in files whose names are new since this object last looked.
+
+        For the time of one listing, whatever the store holds. Damaged files are set aside, as by :meth:`finished`.
+        """
+        keys = set()
+        for file in self._files(set_aside=True, new=True):
+            keys |= _finished(file)
         return keys
 
     def rows(self, sort_by: Sequence[str] = ()) -> list[dict[str, object]]:
@@ -195,10 +195,13 @@ class Store:
         rows = [row for _, row in newest.values()]
         return _sorted(rows, sort_by, curves), list(curves)
 
-    def _files(self, tables=False, set_aside=False):
-        """Yield the files that are whole and ours (with their tables, if asked), and warn of the others."""
+    def _files(self, tables=False, set_aside=False, new=False):
+        """Yield the files that are whole and ours (with their tables, if asked), and warn of the others.
+
+        With ``new``, only those whose names were not seen before.
+        """
         with refusals(self.folder, "the store {folder} cannot be read: {reason}"):  # glob would find nothing, silently
-            names = sorted(os.listdir(self.folder))
+            names = sorted(os.listdir(self.folder) if not new else set(os.listdir(self.folder)) - self._seen.keys())
         for path in (self.folder / name for name in names if name.endswith(".parquet") and name[0] != "."):
             try:
                 # Taken before the file is read: if it is replaced meanwhile, it is only read once more.
@@ -220,6 +223,11 @@ class Store:
                 with refusals(self.folder), contextlib.suppress(FileNotFoundError):
                     if _identity(path) == identity:  # else another process has just replaced it
                         os.replace(path, path.with_name(f"{path.name}.corrupt"))
+                        del self._seen[path.name]  # the next file of this name is a new one
+
+
+def _finished(file):
+    return {key for key, status in file.statuses.items() if status != "failed"}
 
 
 def _identity(path):
@@ -269,14 +277,6 @@ def refusals(
     except StoreError:
         raise
     except OSError as error:
+        if isinstance(error, FileNotFoundError) and not os.path.isdir(folder):
+            raise StoreError(f"the store {folder} is no longer there: it was moved or deleted meanwhile") from error
         raise StoreError(message.format(folder=folder, reason=error.strerror or error)) from error
-
-
-def _sync_folder(folder):
-    """Make a new name last through a power cut. Not every system can; there, the last file may be lost, not torn."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

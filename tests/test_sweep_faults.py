@@ -4,6 +4,7 @@ import contextlib
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -233,13 +234,16 @@ def test_a_cluster_that_loses_workers_finishes_the_sweep(tmp_path, undisturbed, 
                 lines.append(line)
                 busy = [worker for worker, tasks in client.processing().items() if tasks]
                 if line.startswith("[") and not killed and busy:
-                    killed.append(pids[busy[0]])
-                    os.kill(killed[0], signal.SIGKILL)
+                    killed.append(busy[0])
+                    os.kill(pids[busy[0]], signal.SIGKILL)
 
             frame = sweeps.run(sweep, store, client=client, say=say)
         assert killed
         assert len(frame) == RUNS
-        assert len(lines) == 1 + GROUPS
+        assert sum(line.startswith("[") for line in lines) == GROUPS
+        assert (
+            f"the Dask worker {killed[0]} is gone (1 left); what it was computing is computed by another one" in lines
+        )
         assert len(files(store)) == GROUPS
         assert_same(store, undisturbed, rtol=1e-6)
 
@@ -276,6 +280,51 @@ def test_a_full_disk_under_a_cluster_leaves_no_lock_behind(tmp_path, monkeypatch
     (group,) = sweep.groups()
     with Store(tmp_path).lock(group.name).acquire(timeout=0):
         pass
+
+
+def test_a_lost_scheduler_is_one_line_that_says_how_to_go_on(tmp_path, capsys, monkeypatch):
+    pytest.importorskip("distributed")
+    (tmp_path / "sweep.toml").write_text(TOML)
+    store = tmp_path / "store"
+    with local_cluster(n_workers=1, processes=False) as cluster:
+        done = sweeps._run._Progress.done
+
+        def lose(progress, *args):
+            done(progress, *args)
+            streams = cluster.scheduler.client_comms.values()
+            cluster.loop.add_callback(lambda: [stream.comm.abort() for stream in streams])
+
+        monkeypatch.setattr(sweeps._run._Progress, "done", lose)
+        address = cluster.scheduler_address
+        assert cli.main(["sweep", str(tmp_path / "sweep.toml"), "--store", str(store), "--dask", address]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "Traceback" not in err
+    assert [line for line in err.splitlines() if line.startswith("nqm: ")] == [
+        f"nqm: the Dask scheduler at {address} was lost, or dropped the tasks of this sweep. {store} holds what was "
+        "finished before; the same command goes on with the rest"
+    ]
+    found = Store(store)
+    assert len(found.finished()) == 3 * err.count(f"/{RUNS}] ") < RUNS
+    for group in sweeps.Sweep(**SETTINGS).groups():  # no lock is left behind
+        with found.lock(group.name).acquire(timeout=0):
+            pass
+
+
+def test_a_cluster_without_a_worker_says_so_at_once(tmp_path):
+    """Such as one whose workers cannot start."""
+    lines = []
+
+    def say(line):
+        lines.append(line)
+        if "has no worker" in line:
+            cluster.scale(1)
+
+    with local_cluster(n_workers=0, processes=False) as cluster:
+        sweep = sweeps.Sweep(**SETTINGS | {"models": ["f_lin"], "seeds": 1})
+        sweeps.run(sweep, tmp_path, client=cluster.scheduler_address, say=say)
+        assert lines[1] == f"the Dask scheduler at {cluster.scheduler_address} has no worker; waiting for one"
+    assert len(lines) == 3
 
 
 def test_no_scheduler_at_an_address_is_one_line(tmp_path, capsys):
@@ -326,6 +375,47 @@ def test_a_truncated_file_is_named_set_aside_and_computed_anew(tmp_path, undistu
     after = files(tmp_path)
     assert {name for name in after if after[name] != before[name]} == {broken.name}
     assert_same(tmp_path, undisturbed)
+
+
+# A store that is taken away
+
+
+@pytest.mark.parametrize("how", ["a file is deleted", "moved, and made anew", "moved", "deleted at the end"])
+def test_a_store_that_loses_runs_meanwhile_is_an_error_that_names_them(tmp_path, undisturbed, monkeypatch, capsys, how):
+    (tmp_path / "sweep.toml").write_text(TOML)
+    store = tmp_path / "store"
+    store.mkdir()
+    for path in sorted(undisturbed.glob("*.parquet"))[:4]:
+        (store / path.name).write_bytes(path.read_bytes())
+    compute, calls = sweeps._run.compute, []
+
+    def meanwhile(group):
+        calls.append(group)
+        if how == "a file is deleted" and len(calls) == 2:
+            min(store.glob("*.parquet")).unlink()
+        elif how.startswith("moved") and len(calls) == 2:
+            store.rename(tmp_path / "elsewhere")
+            if "anew" in how:
+                store.mkdir()
+        elif how == "deleted at the end" and len(calls) == 2:
+            monkeypatch.setattr(sweeps._run._Progress, "done", lambda *_: shutil.rmtree(store))
+        return compute(group)
+
+    monkeypatch.setattr(sweeps._run, "compute", meanwhile)
+    command = ["sweep", str(tmp_path / "sweep.toml"), "--store", str(store)]
+    assert cli.main(command) == 1
+    out, err = capsys.readouterr()
+    (line,) = [line for line in err.splitlines() if line.startswith("nqm: ")]
+    assert out == ""
+    lost = {"a file is deleted": 1, "moved, and made anew": GROUPS - 1}.get(how)
+    if lost is None:
+        assert line == f"nqm: the store {store} is no longer there: it was moved or deleted meanwhile"
+        return
+    assert line.startswith(f"nqm: the store {store} lacks {3 * lost} of {RUNS} runs that it held during the sweep: ")
+    assert line.count("3 of digits, two_layer_fc 24, f_") == lost
+    monkeypatch.setattr(sweeps._run, "compute", compute)
+    assert cli.main(command) == 0  # it says what to do, and that helps
+    assert f"{RUNS - 3 * lost} are in " in capsys.readouterr().err
 
 
 # No space

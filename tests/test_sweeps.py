@@ -808,15 +808,23 @@ def test_time_left_is_estimated_model_by_model(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(_run.time, "perf_counter", lambda: now[0])
     lines = []
+    arrived = set()
     store = type("Empty", (), {"folder": "here", "finished": lambda self, set_aside: set()})()
-    groups = sweep(models=["f_lin", "f"], seeds=[0, 1]).groups()
-    progress = _run._Progress(groups, store, lines.append)
+    store.arrived = lambda: arrived
+    groups = sweep(models=["f_lin", "f"], seeds=[0, 1, 2]).groups()
+    progress = _run._Progress(_run._Wanted(groups, store), len(groups), store, lines.append)
     # f_lin takes 1 s a run and f 100 s; two workers halve the time that passes.
     for group, seconds in zip(groups[:2], (2.0, 200.0), strict=True):
         now[0] += seconds / 2
-        progress.done(group, [{"status": "finished", "reason": ""}] * 2, seconds)
-    assert lines[1].endswith("about 3 s left")  # f is taken to cost what f_lin does, before it is seen
-    assert lines[2].endswith("about 2 min left")
+        progress.done(group, [{"key": key, "status": "finished", "reason": ""} for key in group.keys], seconds)
+    assert lines[1].startswith("[2/12] ")
+    assert lines[1].endswith("about 5 s left")  # f is taken to cost what f_lin does, before it is seen
+    assert lines[2].endswith("about 3 min left")
+    # Meanwhile another process does as much as this one; what fails here is done, too.
+    arrived |= {*groups[2].keys, *groups[3].keys}
+    progress.done(groups[4], [{"key": key, "status": "failed", "reason": "?"} for key in groups[4].keys], 2.0)
+    assert lines[3].startswith("[10/12] ")
+    assert lines[3].endswith("about 50 s left")  # 2 runs of f; 4 of f took 101 s
     assert [_run._duration(seconds) for seconds in (99, 150, 7200)] == ["99 s", "2 min", "2.0 h"]
 
 

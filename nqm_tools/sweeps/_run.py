@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import concurrent.futures
 import contextlib
 import signal
 import sys
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from nqm_tools._store_file import STATUSES
 from nqm_tools._types import FilePath
-from nqm_tools.store import Store, refusals
+from nqm_tools.store import Store, StoreError, refusals
 from nqm_tools.sweeps._compute import compute, failed_rows
 from nqm_tools.sweeps._settings import Sweep
 
@@ -22,8 +23,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SORT_BY = ("data", "network", "width", "model", "seed", "learning_rate_ratio")
+# How many groups an error names.
+NAMED = 5
 # How often to ask for a group that another process is computing, in seconds.
 PATIENCE = 1.0
+# How often to look after the workers of a cluster, in seconds.
+WATCH = 1.0
 
 
 def run(
@@ -63,19 +68,34 @@ def run(
     """
     if not isinstance(sweep, Sweep):
         raise TypeError(f"sweep must be an nqm_tools.sweeps.Sweep; got {type(sweep).__name__}")
+    groups = sweep.groups()  # first: a sweep with something wrong in it leaves no folder behind
     store = Store(store)
-    groups = sweep.groups()
     say = say or (lambda line: print(line, file=sys.stderr, flush=True))
-    progress = _Progress(groups, store, say)
+    wanted = _Wanted(groups, store)
+    progress = _Progress(wanted, len(groups), store, say)
     with _patient_interrupt(say) as interrupted, contextlib.ExitStack() as stack:
-        work = _here if client is None else _on_cluster(stack, client)
-        work(_Queue(groups, store, interrupted), store, progress)
-    wanted = {key for group in groups for key in group.keys}
-    frame = load(store.folder)
-    frame = frame[frame["key"].isin(wanted)].reset_index(drop=True)
+        work = _here if client is None else _on_cluster(stack, client, say)
+        work(_Queue(groups, wanted, store, interrupted), store, progress)
+    frame = _sorted(store.load(), SORT_BY)
+    frame = frame[frame["key"].isin(wanted.model)].reset_index(drop=True)
     if interrupted:
         raise KeyboardInterrupt(f"interrupted: {store.folder} holds {len(frame)} of {len(sweep)} runs")
+    _check_all_there(groups, set(frame["key"]), store)
     return frame
+
+
+def _check_all_there(groups, found, store):
+    """Refuse to end well without runs that were in the store, or computed, before."""
+    lacking = [(group, sum(key not in found for key in group.keys)) for group in groups]
+    lacking = [(group, count) for group, count in lacking if count]
+    if lacking:
+        named = "; ".join(f"{count} of {group.title}" for group, count in lacking[:NAMED])
+        more = f"; and those of {len(lacking) - NAMED} more groups" if len(lacking) > NAMED else ""
+        raise StoreError(
+            f"the store {store.folder} lacks {sum(count for _, count in lacking)} of "
+            f"{sum(len(group.keys) for group in groups)} runs that it held during the sweep: {named}{more}. It was "
+            "moved, or files in it were changed or deleted meanwhile; the same command computes what is missing"
+        )
 
 
 def load(store: FilePath) -> pd.DataFrame:
@@ -84,36 +104,63 @@ def load(store: FilePath) -> pd.DataFrame:
     ``best_test_loss`` is over the recorded steps; NaN for a run that diverged. Damaged files are warned of and left
     out.
     """
-    found = Store(store, create=False)
-    frame = found.load()
-    return frame.sort_values([name for name in SORT_BY if name in frame], ignore_index=True, kind="stable")
+    return _sorted(Store(store, create=False).load(), SORT_BY)
 
 
 def load_curves(store: FilePath) -> pd.DataFrame:
     """The recorded steps of all runs of a store as one tidy frame, a row a step, with the columns of :func:`load`."""
-    found = Store(store, create=False)
-    frame = found.load_curves()
-    return frame.sort_values([name for name in (*SORT_BY, "step") if name in frame], ignore_index=True, kind="stable")
+    return _sorted(Store(store, create=False).load_curves(), (*SORT_BY, "step"))
+
+
+def _sorted(frame, columns):
+    return frame.sort_values([name for name in columns if name in frame], ignore_index=True, kind="stable")
+
+
+class _Wanted:
+    """The runs of a sweep, and which of them are finished by now, whichever process computed them."""
+
+    def __init__(self, groups, store):
+        self.store = store
+        self.model = {key: group.settings["model"] for group in groups for key in group.keys}
+        self.finished, self.failed = set(), set()  # what failed elsewhere is to be tried, what failed here was
+        self.left = collections.Counter(self.model.values())
+        self.mark(store.finished(set_aside=True))
+
+    def look(self):
+        """Take in what other processes finished since."""
+        self.mark(self.store.arrived())
+
+    def mark(self, finished, failed=()):
+        new = self.model.keys() & finished
+        for key in (new | set(failed)) - self.finished - self.failed:
+            self.left[self.model[key]] -= 1
+        self.finished |= new
+        self.failed |= set(failed)
+
+    def missing(self, group):
+        return group.only({key for key in group.keys if key not in self.finished})
 
 
 class _Queue:
     """The groups that are still to be computed, each with its lock; those that others are computing come last."""
 
-    def __init__(self, groups, store, interrupted):
-        self.waiting, self.store, self.interrupted = collections.deque(groups), store, interrupted
+    def __init__(self, groups, wanted, store, interrupted):
+        self.waiting, self.wanted = collections.deque(groups), wanted
+        self.store, self.interrupted = store, interrupted
         self.busy = 0  # how many in a row another process was computing
 
     def take(self, wait=True):
         """(group, lock), the lock held; None when nothing is left, or nothing can be had without waiting."""
         while self.waiting and not self.interrupted:
             group = self.waiting.popleft()
-            lock = self.store.lock(group.name)
-            if not self._missing(group).keys:
+            if not self.wanted.missing(group).keys:
                 continue
+            lock = self.store.lock(group.name)
             if _acquire(self.store, lock):
                 self.busy = 0
                 # Asked again under the lock: another process may have finished it just now.
-                missing = self._missing(group)
+                self.wanted.look()
+                missing = self.wanted.missing(group)
                 if missing.keys:
                     return missing, lock
                 lock.release()
@@ -125,10 +172,6 @@ class _Queue:
                     return None
                 time.sleep(PATIENCE)
         return None
-
-    def _missing(self, group):
-        finished = self.store.finished(set_aside=True)
-        return group.only({key for key in group.keys if key not in finished})
 
 
 def _acquire(store, lock):
@@ -153,7 +196,7 @@ def _here(queue, store, progress):
         progress.done(group, rows, provenance["seconds"])
 
 
-def _on_cluster(stack, client):
+def _on_cluster(stack, client, say):
     """A function like :func:`_here` that has the workers of a Dask cluster compute."""
     try:
         import distributed
@@ -163,33 +206,67 @@ def _on_cluster(stack, client):
         client = stack.enter_context(distributed.Client(client))
 
     def work(queue, store, progress):
-        flying = {}
-        pool = distributed.as_completed()
+        flying, workers = {}, _Workers(client, say)
         try:
             while True:
                 # A few more tasks than workers, so that none waits for the store; locks are held for those only.
-                workers = len(client.scheduler_info(n_workers=-1)["workers"])
-                while len(flying) < 2 * max(1, workers) and (taken := queue.take(wait=not flying)) is not None:
+                most = 2 * max(1, workers.count())
+                while len(flying) < most and (taken := queue.take(wait=not flying)) is not None:
                     group, lock = taken
-                    future = client.submit(compute, group, pure=False)
-                    flying[future] = group, lock
-                    pool.add(future)
+                    flying[client.submit(compute, group, pure=False)] = group, lock
                 if not flying:
                     return
-                future = next(pool)
-                group, lock = flying.pop(future)
-                try:
-                    rows, provenance = _result(future, group)
-                    store.write(rows, provenance)
-                finally:
-                    lock.release()
-                progress.done(group, rows, provenance["seconds"])
+                for future in _completed(flying):
+                    group, lock = flying.pop(future)
+                    try:
+                        rows, provenance = _result(future, group)
+                        store.write(rows, provenance)
+                    finally:
+                        lock.release()
+                    progress.done(group, rows, provenance["seconds"])
+        except (concurrent.futures.CancelledError, distributed.comm.CommClosedError) as error:
+            raise ConnectionError(
+                f"the Dask scheduler at {client.scheduler.address} was lost, or dropped the tasks of this sweep. "
+                f"{store.folder} holds what was finished before; the same command goes on with the rest"
+            ) from error
         finally:
-            client.cancel(list(flying))
+            if client.status == "running":  # else there is nobody to tell, and asking would wait for an answer
+                client.cancel(list(flying))
             for _, lock in flying.values():
                 lock.release()
 
     return work
+
+
+def _completed(futures):
+    """Those that are done by now, or by a while later."""
+    import distributed
+
+    try:
+        return distributed.wait(list(futures), timeout=WATCH, return_when="FIRST_COMPLETED").done
+    except TimeoutError:
+        return ()
+
+
+class _Workers:
+    """Says when a cluster has lost a worker, or has none: else a worker that dies at once is hours of silence."""
+
+    def __init__(self, client, say):
+        self.client, self.say, self.known = client, say, None
+
+    def count(self):
+        if self.client.status != "running":  # asking would wait for an answer that nobody gives
+            raise concurrent.futures.CancelledError
+        now = set(self.client.scheduler_info(n_workers=-1)["workers"])
+        before = self.known or set()
+        for address in sorted(before - now):
+            self.say(
+                f"the Dask worker {address} is gone ({len(now)} left); what it was computing is computed by another one"
+            )
+        if not now and (before or self.known is None):
+            self.say(f"the Dask scheduler at {self.client.scheduler.address} has no worker; waiting for one")
+        self.known = now
+        return len(now)
 
 
 def _result(future, group):
@@ -203,40 +280,39 @@ def _result(future, group):
 class _Progress:
     """Says after each group how far the sweep is, and how long the rest may take."""
 
-    def __init__(self, groups, store, say):
-        finished = store.finished(set_aside=True)
-        self.say, self.total = say, sum(len(group.keys) for group in groups)
-        self.left = collections.Counter()
-        for group in groups:
-            self.left[group.settings["model"]] += sum(key not in finished for key in group.keys)
+    def __init__(self, wanted, groups, store, say):
+        self.wanted, self.say, self.total = wanted, say, len(wanted.model)
+        self.before = wanted.left.copy()
         self.spent, self.ran = collections.Counter(), collections.Counter()
         self.began = time.perf_counter()
-        kept = self.total - self.left.total()
-        say(f"{self.total} runs in {len(groups)} groups; {kept} are in {store.folder} already")
+        kept = self.total - self.before.total()
+        say(f"{self.total} runs in {groups} groups; {kept} are in {store.folder} already")
 
     def done(self, group, rows, seconds):
         model = group.settings["model"]
-        self.left[model] -= len(rows)
+        self.wanted.look()
+        failed = {row["key"] for row in rows if row["status"] == "failed"}
+        self.wanted.mark({row["key"] for row in rows} - failed, failed)
         self.ran[model] += len(rows)
         self.spent[model] += seconds
         counts = collections.Counter(row["status"] for row in rows)
         how = ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])
-        so_far = self.total - self.left.total()
+        so_far = self.total - self.wanted.left.total()
         self.say(f"[{so_far}/{self.total}] {group.title}: {how} in {seconds:.1f} s; {self._time_left()}")
         for reason in sorted({row["reason"] for row in rows if row["status"] == "failed"}):
             self.say(f"    {reason}")
 
     def _time_left(self):
-        if not self.left.total():
-            return f"all done after {_duration(time.perf_counter() - self.began)}"
-        # Models differ in cost, so each is estimated from its own; several workers go faster than the sum of times.
+        left, passed = self.wanted.left, time.perf_counter() - self.began
+        if not left.total():
+            return f"all done after {_duration(passed)}"
+        # Models differ in cost, so each is estimated from its own. Several workers, and other processes, go faster
+        # than the sum of the times here, so what counts is how much was finished since the beginning, by anyone.
         mean = self.spent.total() / self.ran.total()
-        pace = (time.perf_counter() - self.began) / max(self.spent.total(), 1e-9)
-        seconds = sum(
-            count * (self.spent[model] / self.ran[model] if self.ran[model] else mean)
-            for model, count in self.left.items()
-        )
-        return f"about {_duration(pace * seconds)} left"
+        cost = {model: self.spent[model] / self.ran[model] if self.ran[model] else mean for model in left}
+        finished = sum((self.before[model] - left[model]) * cost[model] for model in left)
+        to_do = sum(left[model] * cost[model] for model in left)
+        return f"about {_duration(passed * to_do / max(finished, 1e-9))} left"
 
 
 def _duration(seconds):
