@@ -150,6 +150,7 @@ _DATASETS = {
     "ag_news": _Dataset(_ag_news_pools, _features.text_features, (1, 2, 3, 4), (1, 2)),
 }
 NAMES = tuple(_DATASETS)
+MOST = 2**31 - 1  # examples, or numbers in one: XLA counts rows with 32 bits
 
 
 def available(name: str, *, root: FilePath | None = None) -> bool:
@@ -224,14 +225,10 @@ def load(
     ValueError
         For unknown names and classes, more examples than there are, and damaged files.
     """
-    check_choice("name", name, NAMES)
+    classes, n_train, n_test, label_noise, seed = check_load(
+        name, classes=classes, n_train=n_train, n_test=n_test, label_noise=label_noise, seed=seed
+    )
     dataset = _DATASETS[name]
-    classes = _check_classes(dataset.default if classes is None else classes, dataset.classes)
-    n_train = check_whole("n_train", n_train)
-    n_test = check_whole("n_test", n_test, minimum=0)
-    label_noise = check_fraction("label_noise", label_noise)
-    seed = check_whole("seed", seed, minimum=0)
-
     if root is not None:
         root = _files.check_folder("root", root)
 
@@ -270,13 +267,27 @@ def load(
     return Data(name, x_train, y_train, x_test, y_test, provenance)
 
 
+def check_load(name, *, classes=None, n_train, n_test, label_noise=0.0, seed=0):
+    """The arguments of :func:`load` but ``root``, checked as far as they can be without the files."""
+    check_choice("name", name, NAMES)
+    dataset = _DATASETS[name]
+    return (
+        _check_classes(dataset.default if classes is None else classes, dataset.classes),
+        check_whole("n_train", n_train, maximum=MOST),
+        check_whole("n_test", n_test, minimum=0, maximum=MOST),
+        check_fraction("label_noise", label_noise),
+        check_whole("seed", seed, minimum=0),
+    )
+
+
 def _check_classes(classes, known):
     # A set has no first class.
     row = isinstance(classes, tuple | list) or (isinstance(classes, np.ndarray) and classes.ndim == 1)
     pair = tuple(classes) if row else ()
     if len(pair) != 2:
         raise ValueError(f"classes must be a pair such as {known[:2]}; got {classes!r}")
-    if not all(isinstance(value, numbers.Integral) and value in known for value in pair) or pair[0] == pair[1]:
+    whole = all(isinstance(value, numbers.Integral) and not isinstance(value, bool) for value in pair)
+    if not (whole and all(value in known for value in pair)) or pair[0] == pair[1]:
         raise ValueError(f"classes must be two different ones of {known}; got {pair!r}")
     return int(pair[0]), int(pair[1])
 
@@ -318,14 +329,23 @@ def gaussians_1d(n_train: int = 128, *, mean: float = 2.0, std: float = 1.0, n_t
     Data
         Inputs (n, 1), labels (n, 1).
     """
-    n_train, n_test = check_whole("n_train", n_train), check_whole("n_test", n_test, minimum=0)
-    mean, std = check_rate("mean", mean), check_rate("std", std)
-    seed = check_whole("seed", seed, minimum=0)
+    n_train, mean, std, n_test, seed = check_gaussians_1d(n_train, mean=mean, std=std, n_test=n_test, seed=seed)
     rng = np.random.default_rng(seed)
     labels = rng.choice([-1.0, 1.0], size=(n_train + n_test, 1))
     inputs = mean * labels + std * rng.standard_normal(labels.shape)
     provenance = {"name": "gaussians_1d", "mean": mean, "std": std, "seed": seed}
     return Data("gaussians_1d", inputs[:n_train], labels[:n_train], inputs[n_train:], labels[n_train:], provenance)
+
+
+def check_gaussians_1d(n_train=128, *, mean=2.0, std=1.0, n_test=0, seed=0):
+    """The arguments of :func:`gaussians_1d`, checked."""
+    return (
+        check_whole("n_train", n_train, maximum=MOST),
+        check_rate("mean", mean),
+        check_rate("std", std),
+        check_whole("n_test", n_test, minimum=0, maximum=MOST),
+        check_whole("seed", seed, minimum=0),
+    )
 
 
 def single_example(dimension: int, *, label: float = 0.0, seed: int) -> Data:
@@ -339,9 +359,16 @@ def single_example(dimension: int, *, label: float = 0.0, seed: int) -> Data:
         Its target y.
     seed : int
     """
-    dimension = check_whole("dimension", dimension)
-    label = check_number("label", label)
-    seed = check_whole("seed", seed, minimum=0)
+    dimension, label, seed = check_single_example(dimension, label=label, seed=seed)
     x = np.random.default_rng(seed).standard_normal((1, dimension))
     provenance = {"name": "single_example", "dimension": dimension, "label": label, "seed": seed}
     return Data("single_example", x, np.array([[label]]), provenance=provenance)
+
+
+def check_single_example(dimension, *, label=0.0, seed=0):
+    """The arguments of :func:`single_example`, checked."""
+    return (
+        check_whole("dimension", dimension, maximum=MOST),
+        check_number("label", label),
+        check_whole("seed", seed, minimum=0),
+    )

@@ -31,6 +31,7 @@ ACTIVATION_FUNCTIONS = {
     "swish": jax.nn.swish,
     "linear": lambda h: h,
 }
+MOST_LAYERS = 1000  # each is a step of its own to JAX, so more than this compiles for hours
 READOUTS = ("average", "flatten")
 READOUT_INITS = ("sign", "normal")
 
@@ -167,7 +168,7 @@ def deep_fc(
     width: int, *, depth: int = 3, activation: str = "relu", outputs: int = 1, readout_init: str = "sign"
 ) -> Network:
     """A fully connected network with ``depth`` weight layers; see :func:`two_layer_fc` for the other arguments."""
-    width, depth = check_whole("width", width), check_whole("depth", depth, minimum=2)
+    width, depth = check_whole("width", width), check_whole("depth", depth, minimum=2, maximum=MOST_LAYERS)
     return _deep_fc(width, depth, *_check_options(activation, outputs, readout_init))
 
 

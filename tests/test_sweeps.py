@@ -578,7 +578,7 @@ BAD_FILES = {
     ),
     "no rates": (SMALL.replace("[0.5, 1.5]", "[]"), "learning_rates must not be empty"),
     "no models": (SMALL.replace('["f_lin"]', "[]"), "models must not be empty"),
-    "twice": (SMALL.replace("[0.5, 1.5]", "[1, 1.0]"), "learning_rates must not hold anything twice; got [1.0, 1.0]"),
+    "twice": (SMALL.replace("[0.5, 1.5]", "[1, 1.0]"), "learning_rates must not hold anything twice; got 1.0 twice"),
     "wrong type": (SMALL.replace("steps = 20", 'steps = "20"'), "steps must be a whole number >= 1; got '20'"),
     "training is no table": (
         "training = 3\n" + SMALL.replace("[training]\nsteps = 20", ""),
@@ -710,7 +710,7 @@ BAD = [
         ValueError,
         "network must not hold anything twice",
     ),
-    ({"models": ["f", "f"]}, ValueError, "models must not hold anything twice; got ['f', 'f']"),
+    ({"models": ["f", "f"]}, ValueError, "models must not hold anything twice; got 'f' twice"),
     ({"models": ["F"]}, ValueError, "each of models must be one of 'f', 'f_lin', 'f_quad'; got 'F'"),
     ({"learning_rates": []}, ValueError, "learning_rates must not be empty"),
     ({"learning_rates": [0.5, 0]}, ValueError, "each of learning_rates must be a positive finite number; got 0"),

@@ -16,6 +16,8 @@ def as_reference(what, value):
     """A reference as it was given, or that to a function that can be imported."""
     if callable(value):
         return _reference_to(what, value)
+    if not isinstance(value, str):
+        raise TypeError(f"{what} must be written 'module:function'; got {value!r}")
     if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", value):
         raise ValueError(f"{what} must be written 'module:function'; got {value!r}")
     return value
@@ -66,8 +68,11 @@ def find_function(reference):
 def checksums(settings):
     """``{module: MD5 of its file}`` of all modules that settings refer to: another file is another setting."""
     found = {}
-    for reference in references(settings):
-        find_function(reference)
+    for setting, reference in _references(settings):
+        try:
+            find_function(reference)
+        except ValueError as error:
+            raise ValueError(f"{setting}: {error}") from error
         module = reference.partition(":")[0]
         file = getattr(sys.modules[module], "__file__", None)
         if file is None:
@@ -76,9 +81,10 @@ def checksums(settings):
     return found
 
 
-def references(value):
-    """All references in plain settings."""
+def _references(value, setting=""):
+    """All references in plain settings, each after the setting that it is in."""
     if is_reference(value):
-        return [value]
-    values = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
-    return [reference for entry in values for reference in references(entry)]
+        return [(setting, value)]
+    if isinstance(value, dict):
+        return [pair for name, entry in value.items() for pair in _references(entry, f"{setting} {name}".strip())]
+    return [pair for entry in value for pair in _references(entry, setting)] if isinstance(value, list | tuple) else []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import functools
@@ -9,12 +10,14 @@ import hashlib
 import inspect
 import json
 import numbers
+import os
 import pathlib
+import sys
 import tomllib
 from collections.abc import Container, Sequence
 from typing import NamedTuple, Self
 
-import jax.numpy as jnp
+import jax
 
 from nqm_tools import _files, datasets, networks, quadratic
 from nqm_tools._types import FilePath
@@ -23,11 +26,19 @@ from nqm_tools.expansions import MODELS
 from nqm_tools.sweeps._references import as_reference, checksums, find_function, is_reference, make_importable
 from nqm_tools.training import DEFAULT_RECORD, METHOD_SETTINGS, Method
 
+# Lists of seeds have at most so many, and tables and lists of a file at most so many inside each other.
+MOST_SEEDS, MOST_NESTED = 10**7, 20
+# Of an error, the characters that are shown of what it says of a file, and values that it lists.
+MOST_SHOWN, MOST_LISTED = 400, 20
 UNITS = ("critical", "absolute")
 NETWORKS = {make.__name__: make for make in (networks.two_layer_fc, networks.deep_fc, networks.two_layer_cnn)}
 NETWORKS["diagonal_quadratic"] = quadratic.diagonal
 DATASETS = {name: functools.partial(datasets.load, name) for name in datasets.NAMES} | {
     make.__name__: make for make in (datasets.gaussians_1d, datasets.single_example)
+}
+CHECKS = {name: functools.partial(datasets.check_load, name) for name in datasets.NAMES} | {
+    "gaussians_1d": datasets.check_gaussians_1d,
+    "single_example": datasets.check_single_example,
 }
 
 
@@ -105,6 +116,7 @@ class Sweep:
     seeds: tuple[int, ...]
     training: dict
     folder: str = dataclasses.field(compare=False)  # of the file, where modules may lie
+    file: str = dataclasses.field(compare=False)  # that it was read from, or ""
 
     def __init__(
         self,
@@ -121,11 +133,11 @@ class Sweep:
         if not isinstance(name, str):
             raise TypeError(f"name must be text; got {name!r}")
         if isinstance(seeds, numbers.Integral) and not isinstance(seeds, bool):
-            seeds = range(check_whole("seeds", seeds))
+            seeds = range(check_whole("seeds", seeds, maximum=MOST_SEEDS))
         _check_training(training)
         values = {
             "name": name,
-            "data": _listed("data", data, lambda what, value: _complete(what, value, DATASETS)),
+            "data": _listed("data", data, _complete_data),
             "network": _listed("network", network, lambda what, value: _complete(what, value, NETWORKS)),
             "models": _listed(
                 "models", models, lambda what, value: check_choice(f"each of {what}", value, tuple(MODELS))
@@ -137,6 +149,7 @@ class Sweep:
             "seeds": _listed("seeds", seeds, lambda what, value: check_whole(f"each of {what}", value, minimum=0)),
             "training": _plain_training(training),
             "folder": "",
+            "file": "",
         }
         for field, value in values.items():
             object.__setattr__(self, field, value)
@@ -154,12 +167,10 @@ class Sweep:
         way a file is laid over the one that it ``extends = "other.toml"``, a path from its own folder.
         """
         path = pathlib.Path(path)
-        content = _read(path)
-        try:
-            sweep = cls(**_from_tables(content, scale))
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{path}: {error}") from None
+        with _naming(path, TypeError, ValueError):
+            sweep = cls(**_from_tables(_read(path), scale))
         object.__setattr__(sweep, "folder", str(path.resolve().parent))
+        object.__setattr__(sweep, "file", str(path))
         return sweep
 
     def only(
@@ -182,7 +193,9 @@ class Sweep:
         for field, wanted in (("models", models), ("seeds", seeds), ("learning_rates", learning_rates)):
             if wanted is not None:
                 values = getattr(self, field)
-                wanted = _listed(field, wanted, lambda what, value, has=values: _one_of(f"each of {what}", value, has))
+                has = set(values)
+                wanted = _listed(field, wanted, functools.partial(_one_of, has=has, values=values))
+                wanted = set(wanted)
                 object.__setattr__(part, field, tuple(value for value in values if value in wanted))
         return part
 
@@ -200,17 +213,26 @@ class Sweep:
         """
         groups = []
         make_importable(self.folder)
-        for data in self.data:
-            files = _data_files(data["name"])
-            load_data(data, self.seeds[0])  # it checks its arguments
-            for network in self.network:
-                for seed in self.seeds:
-                    for model in self.models:
-                        groups.append(self.group(data, files, network, model, seed))
+        with _naming(self.file, ValueError):  # a TypeError is a fault, in the data's code
+            for data in self.data:
+                files = _data_files(data["name"])
+                with _naming(f"data {data['name']!r}", ValueError):
+                    load_data(data, self.seeds[0])  # whether there is as much as it asks for
+                for network in self.network:
+                    modules = self._modules(data, network)
+                    for seed in self.seeds:
+                        for model in self.models:
+                            groups.append(self._group(data, files, network, model, seed, modules))
         return groups
 
     def group(self, data: dict, files: dict[str, str], network: dict, model: str, seed: int) -> Group:
         """The :class:`Group` of one place of the grid; ``files`` are the checksums of the data set's files."""
+        return self._group(data, files, network, model, seed, self._modules(data, network))
+
+    def _modules(self, data, network):
+        return checksums({"data": data, "network": network} | self.training)
+
+    def _group(self, data, files, network, model, seed, modules):
         settings = {
             "data": data,
             "files": files,
@@ -219,9 +241,9 @@ class Sweep:
             "seed": seed,
             "unit": self.unit,
             "training": self.training,
-            "precision": str(jnp.zeros(0).dtype),
+            "precision": str(jax.dtypes.canonicalize_dtype(float)),
         }
-        if modules := checksums(settings):
+        if modules:
             settings["modules"] = modules
         keys = tuple(_hash(settings | {"learning_rate": rate}) for rate in self.learning_rates)
         return Group(settings, self.learning_rates, keys, self.folder if modules else "")
@@ -234,8 +256,13 @@ def load_data(settings, seed):
     if not is_reference(name):
         return DATASETS[name](**settings)
     make = find_function(name)
-    if "seed" not in inspect.signature(make).parameters:
+    signature = inspect.signature(make)
+    if "seed" not in signature.parameters:
         settings.pop("seed")
+    try:  # here, where it is the settings that are wrong, and not something in the function
+        signature.bind(**settings)
+    except TypeError as error:
+        raise ValueError(f"data {name!r} does not take the settings {', '.join(settings)}: {error}") from None
     data = make(**settings)
     if not isinstance(data, datasets.Data):
         raise ValueError(f"data {name!r} must give an nqm_tools.Data; got {type(data).__name__}")
@@ -324,19 +351,41 @@ def _data_files(name):
 def _listed(name, values, check):
     """A tuple of what may be one or several, each as ``check(name, value)`` returns it; nothing twice."""
     several = isinstance(values, list | tuple | range) or getattr(values, "ndim", 0) > 0
+    if several and len(values) > MOST_SEEDS:  # before they are listed: a range may be of any length
+        raise ValueError(f"{name} must hold at most {MOST_SEEDS} values; got {len(values)}")
     values = tuple(check(name, value) for value in (values if several else (values,)))
     if not values:
         raise ValueError(f"{name} must not be empty")
     # Of the checked ones, which have their defaults: what is the same may be written in two ways.
-    if any(value in values[:i] for i, value in enumerate(values)):
-        raise ValueError(f"{name} must not hold anything twice; got {list(values)!r}")
+    seen = set()
+    for value in values:
+        if (hashable := _hashable(value)) in seen:
+            raise ValueError(f"{name} must not hold anything twice; got {value!r} twice")
+        seen.add(hashable)
     return values
 
 
-def _one_of(what, value, values):
-    if value not in values:
-        raise ValueError(f"{what} must be one of {', '.join(map(repr, values))}; got {value!r}")
+def _hashable(value):
+    """Equal for equal plain values."""
+    if isinstance(value, dict):
+        return frozenset((name, _hashable(entry)) for name, entry in value.items())
+    return tuple(map(_hashable, value)) if isinstance(value, list) else value
+
+
+def _one_of(name, value, has, values):
+    if not isinstance(value, str | numbers.Real) or value not in has:
+        listed = ", ".join(map(repr, values[:MOST_LISTED]))
+        more = f", ... ({len(values)} in all)" if len(values) > MOST_LISTED else ""
+        raise ValueError(f"each of {name} must be one of {listed}{more}; got {value!r}")
     return value
+
+
+def _complete_data(what, settings):
+    """The settings of a data set, with their defaults; those of the package's own are checked without the files."""
+    settings = _complete(what, settings, DATASETS)
+    if not is_reference(settings["name"]):
+        CHECKS[settings["name"]](**{name: value for name, value in settings.items() if name != "name"})
+    return settings
 
 
 def _complete(what, settings, makers):
@@ -347,7 +396,7 @@ def _complete(what, settings, makers):
         raise ValueError(f"{what} must have a name, one of {', '.join(makers)}; got {settings!r}")
     if is_reference(settings["name"]):
         as_reference(f"the name of {what}", settings["name"])
-        return {key: _plain(value, None) for key, value in settings.items()}
+        return {key: _plain(value, None, f"{what}: {key}") for key, value in settings.items()}
     name = check_choice(f"the name of {what}", settings["name"], tuple(makers))
     parameters = inspect.signature(makers[name]).parameters
     needed = [p.name for p in parameters.values() if p.default is p.empty and p.name not in ("seed", "root")]
@@ -360,16 +409,22 @@ def _complete(what, settings, makers):
     if "classes" in accepted:
         defaults["classes"] = datasets.default_classes(name)
     complete = {"name": name} | defaults | given
-    return {key: _plain(value, defaults.get(key)) for key, value in complete.items()}
+    return {key: _plain(value, defaults.get(key), f"{what}: {key}") for key, value in complete.items()}
 
 
-def _plain(value, default):
+def _plain(value, default, what):
     """As TOML has it: 0 and 0.0 are one value where a number with a point is meant, and so are lists and tuples."""
     if isinstance(value, list | tuple):
-        return [_plain(entry, None) for entry in value]
+        return [_plain(entry, None, what) for entry in value]
+    if isinstance(value, dict):
+        return {name: _plain(entry, None, f"{what}.{name}") for name, entry in value.items()}
     if hasattr(value, "tolist"):  # NumPy's and JAX's numbers and arrays
-        return _plain(value.tolist(), default)
+        return _plain(value.tolist(), default, what)
+    if not (value is None or isinstance(value, str | bool | int | float)):  # such as TOML's dates
+        raise TypeError(f"{what} must be made of text, numbers, true, false, lists and tables; got {value!r}")
     if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+        if abs(value) > sys.float_info.max:
+            raise ValueError(f"{what} must be a finite number; got {value!r}")
         return float(value)
     return value
 
@@ -380,9 +435,13 @@ def _laid_over(content, changes):
         return [_laid_over(table, changes) for table in content]
     merged = dict(content)
     for name, change in changes.items():
-        table = isinstance(change, dict) and name != "learning_rates" and name in content
-        merged[name] = _laid_over(content[name], change) if table else change
+        both = isinstance(change, dict) and name != "learning_rates" and _has_tables(content.get(name))
+        merged[name] = _laid_over(content[name], change) if both else change
     return merged
+
+
+def _has_tables(value):
+    return isinstance(value, dict) or (isinstance(value, list) and all(isinstance(entry, dict) for entry in value))
 
 
 def _read(path, extending=()):
@@ -391,14 +450,47 @@ def _read(path, extending=()):
         raise ValueError(f"{path} extends itself")
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        _check_nesting(content)
+    except (ValueError, RecursionError) as error:  # of the encoding, of TOML, of a number of thousands of digits
         raise ValueError(f"{path} is no TOML file: {error}") from None
     base = content.pop("extends", None)
     if base is None:
         return content
-    if not isinstance(base, str) or not (path.parent / base).is_file():
+    # os.path: a name that no file can have is no file there, and an error in pathlib.
+    if not isinstance(base, str) or not os.path.isfile(path.parent / base):
         raise ValueError(f"{path}: extends must name another sweep file, from this one's folder; got {base!r}")
     return _laid_over(_read(path.parent / base, (*extending, path.resolve())), content)
+
+
+def _check_nesting(content):
+    """Refuse what is deeper than any sweep: beyond some depth Python cannot even print it."""
+    level = [content]
+    for _ in range(MOST_NESTED):
+        level = [
+            entry
+            for value in level
+            for entry in (value.values() if isinstance(value, dict) else value)
+            if isinstance(entry, dict | list)
+        ]
+    if level:
+        raise ValueError(f"tables and lists are more than {MOST_NESTED} deep in each other")
+
+
+@contextlib.contextmanager
+def _naming(where, *errors):
+    """A context in which what is wrong with settings is one short line that begins with where it is, if that is known.
+
+    Where that is a file, it is a path or text; where it is nowhere but in arguments, it is empty.
+    """
+    try:
+        yield
+    except errors as error:
+        if not where:
+            raise
+        text = " ".join(str(error).split())
+        if len(text) > MOST_SHOWN:  # the setting is named at the beginning, and the value at the end
+            text = f"{text[: MOST_SHOWN * 2 // 3]} ... {text[-MOST_SHOWN // 3 :]}"
+        raise ValueError(text if text.startswith(str(where)) else f"{where}: {text}") from None
 
 
 def _check_training(training):
@@ -416,6 +508,10 @@ def _check_keys(what, given, accepted, required=()):
 def _from_tables(content, scale):
     """The arguments of :class:`Sweep` from a file's tables."""
     scales = content.pop("scales", {})
+    if not isinstance(scales, dict) or not all(isinstance(changes, dict) for changes in scales.values()):
+        raise ValueError(f"scales must be a table with one table a scale; got {scales!r}")
+    if scale is not None and not scales:
+        raise ValueError(f"there is no scale {scale!r}: the file has no scales")
     if scale is not None:
         content = _laid_over(content, scales[check_choice("scale", scale, tuple(scales))])
     _check_keys(
