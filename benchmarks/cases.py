@@ -112,6 +112,12 @@ def _growth(quick):
     return [{"title": "examples and width", "grid": grid}, *together]
 
 
+def _groups(quick):
+    counts = (1, 10) if quick else (1, 10, 100, 1000, 10_000)
+    seeds = (10, 100) if quick else (10**3, 10**4, 10**5, 10**6)
+    return [{"title": "groups", "groups": counts, "rates": 13}, {"title": "seeds", "seeds": seeds}]
+
+
 def _general(quick):
     return [{"title": name, "problem": _problem(name, quick)} for name in ("plain tanh", DEEP)]
 
@@ -151,6 +157,12 @@ PARTS = {
         "How a step of `f_quad` in the span of the inputs grows with n and m, and what running side by side gains."
         " `SMALL_STATE` in `nqm_tools/sweeps/_compute.py` is from here.",
         _growth,
+    ),
+    "groups": Part(
+        "What a sweep costs beside its runs. *Groups* makes the groups and their keys; *all there* is a whole call of"
+        " `nqm.sweeps.run` that finds a full store, checks every file of it and gives its frame. *Seeds* makes the"
+        " sweep alone. All of them are once, not repeated.",
+        _groups,
     ),
     "general": Part(
         "Value and gradient of `f_quad` for any function. A: `nt.taylor_expand` for the value, `jvp` of `grad` for the"

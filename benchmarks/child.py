@@ -34,6 +34,7 @@ def _measure(part):
         "sweep": training.measure_sweep,
         "share": growth.measure_share,
         "growth": growth.measure_growth,
+        "groups": growth.measure_groups,
         "general": general.measure,
     }[part]
 

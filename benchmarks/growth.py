@@ -1,7 +1,10 @@
-"""How a step grows with examples and width, its share of the machine's rate, and what running side by side gains."""
+"""How a step grows with examples and width, its share of the machine's rate, what running side by side gains; and how
+a sweep grows with its groups and seeds."""
 
 import functools
+import pathlib
 import statistics
+import tempfile
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +13,7 @@ from benchmarks.measure import fair_rate, follow, repeated, timed
 from benchmarks.problems import make_data, make_model, make_network, make_params
 from benchmarks.steps import package_step
 from benchmarks.training import run_side_by_side
+from nqm_tools import _store_file, sweeps
 from nqm_tools.training import Method, prepare
 
 TOGETHER = "Per run and step, side by side and one by one"
@@ -72,6 +76,49 @@ def _row(case, state, method, together, apart):
     gain = statistics.median(apart["seconds"]) / statistics.median(together["seconds"])
     row = {"size": case["problem"]["name"], "state": state, "rates": runs}
     return row | {"side by side": together, "one by one": apart, "gain": gain}
+
+
+def measure_groups(case):
+    """Sweeps of ever more groups over stores that hold all of their runs, or of ever more seeds."""
+    for count in case.get("groups", ()):
+        sweep = _sweep(count, case["rates"])
+        made, seconds = timed(sweep.groups)
+        with tempfile.TemporaryDirectory() as store:
+            _fill(pathlib.Path(store), made)
+            frame, found = timed(functools.partial(sweeps.run, sweep, store, say=lambda line: None))
+        if len(frame) != len(sweep) or len(made) != count:
+            raise RuntimeError(f"{len(frame)} of {len(sweep)} runs are there")
+        row = {"groups": count, "runs": len(sweep), "groups made": {"seconds": [seconds]}}
+        yield "A sweep whose runs are all there", row | {"all there": {"seconds": [found]}}
+    for count in case.get("seeds", ()):
+        _, seconds = timed(_sweep, count, 1)
+        yield "A sweep of many seeds", {"seeds": count, "sweep made": {"seconds": [seconds]}}
+
+
+def _sweep(seeds, rates):
+    return sweeps.Sweep(
+        data={"name": "single_example", "dimension": 3},
+        network={"name": "two_layer_fc", "width": 4},
+        models=["f"],
+        learning_rates=[0.1 * (1 + i) for i in range(rates)],
+        seeds=range(seeds),
+        steps=10,
+    )
+
+
+def _fill(folder, groups):
+    """A store's files as it would write them, but not each brought to the disk, which would take minutes."""
+    curve = [float(step) for step in range(11)]
+    for i, group in enumerate(groups):
+        settings = {"data": "single_example", "network": "two_layer_fc", "width": 4, "model": "f"}
+        rows = [
+            settings
+            | {"key": key, "status": "finished", "reason": "finished", "seed": group.settings["seed"]}
+            | {"learning_rate_ratio": rate, "step": list(range(11)), "train_loss": curve}
+            for key, rate in zip(group.keys, group.rates, strict=True)
+        ]
+        content = _store_file.encode(_store_file.check_rows(rows), {"settings": group.settings})
+        (folder / f"{i:016x}.parquet").write_bytes(content)
 
 
 def measure_share(case):

@@ -4,9 +4,9 @@ import hashlib
 import os
 import pathlib
 import signal
+import socket
 import subprocess
 import sys
-import time
 
 import nbformat
 import pytest
@@ -208,8 +208,10 @@ def test_reproduce_outside_a_clone_says_so(tmp_path, capsys, monkeypatch):
 def test_ctrl_c_leaves_finished_notebooks_in_place(clone, tmp_path):
     """In a process of its own, with the signal that a terminal sends."""
     write_notebook(clone, "00_first.ipynb", "M:# First", PLOT)
-    started = tmp_path / "started"
-    write_notebook(clone, "01_long.ipynb", f"open({str(started)!r}, 'w').close()\nimport time; time.sleep(600)")
+    server = socket.create_server(("127.0.0.1", 0))
+    server.settimeout(120)
+    call = f"import socket\nsocket.create_connection(('127.0.0.1', {server.getsockname()[1]})).recv(1)"
+    write_notebook(clone, "01_long.ipynb", call)  # and waits for an answer
     out = tmp_path / "out"
     code = (
         "import pathlib, sys; from nqm_tools import cli, reproduce; "
@@ -218,12 +220,9 @@ def test_ctrl_c_leaves_finished_notebooks_in_place(clone, tmp_path):
     )
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + 120
-        while not started.exists() and time.monotonic() < deadline:
-            time.sleep(0.2)
-        assert started.exists()
-        os.kill(process.pid, signal.SIGINT)
-        assert process.wait(60) == 130
+        with server, server.accept()[0]:
+            os.kill(process.pid, signal.SIGINT)
+            assert process.wait(60) == 130
     finally:
         process.kill()
         process.wait()

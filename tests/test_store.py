@@ -628,7 +628,7 @@ def test_a_killed_writer_leaves_a_store_that_loads(tmp_path):
     code = """
 def stop(_):
     print("writing", flush=True)
-    time.sleep(60)
+    sys.stdin.readline()
 os.fsync = stop
 store.Store(sys.argv[1]).write([dict(key="c1", status="finished", reason="")], {})
 """

@@ -34,7 +34,7 @@ from nqm_tools import cli, sweeps
 sweep, folder = sweeps.Sweep(**json.loads(sys.argv[1])), sys.argv[2]
 """
 
-# The third group stops in the middle, until it is told to go on.
+# A group stops in the middle, until it is told to go on: the third, or the first.
 STOPPED = """
 from nqm_tools.training import _train
 run_batch, calls = _train.run_batch, []
@@ -46,6 +46,7 @@ def stop(*args, **kwargs):
     return run_batch(*args, **kwargs)
 _train.run_batch = stop
 """
+STOPPED_AT_FIRST = STOPPED.replace("== 3", "== 1")
 
 TOML = """
 models = ["f_lin", "f_quad"]
@@ -150,10 +151,12 @@ def test_the_command_killed_at_any_time_goes_on_where_it_was(tmp_path, undisturb
     store, file = tmp_path / "store", tmp_path / "sweep.toml"
     file.write_text(TOML)
     command = ["sweep", str(file), "--store", str(store)]
-    process = start([sys.executable, "-m", "nqm_tools", *command])
-    line_with(process.stderr, f"/{RUNS}] ")  # the next model compiles for a while
-    process.kill()
-    process.communicate()
+    last = sweeps.Sweep(**SETTINGS).groups()[-1]
+    with Store(store).lock(last.name):  # which the command waits for, however fast it is
+        process = start([sys.executable, "-m", "nqm_tools", *command])
+        line_with(process.stderr, f"/{RUNS}] ")
+        process.kill()
+        process.communicate()
     before = files(store)
     assert 0 < len(before) < GROUPS
     assert cli.main(command) == 0
@@ -168,17 +171,21 @@ def test_the_command_killed_at_any_time_goes_on_where_it_was(tmp_path, undisturb
 
 
 def test_two_processes_share_a_sweep_and_compute_every_run_once(tmp_path, undisturbed):
-    code = 'print("ready", flush=True); sys.stdin.readline(); sweeps.run(sweep, folder)'
-    both = [child(code, tmp_path), child(code, tmp_path)]
+    both = [child(STOPPED_AT_FIRST + "sweeps.run(sweep, folder)", tmp_path) for _ in range(2)]
     for process in both:
-        assert process.stdout.readline() == "ready\n"
+        assert process.stdout.readline() == "computing\n"  # each has a group, before either goes on
     for process in both:
         process.stdin.write("\n")
         process.stdin.flush()
-    titles = []
+    titles, most = [], []
     for process in both:
         _, err = result_of(process)
+        assert f"; 0 are in {tmp_path} already" in err
+        counts = [int(line[1:].split("/")[0]) for line in err.splitlines() if line.startswith("[")]
+        assert counts == sorted(set(counts))
+        most.append(counts[-1])
         titles.append([line.split("] ")[1].split(":")[0] for line in err.splitlines() if line.startswith("[")])
+    assert max(most) == RUNS  # what the other process finished is counted, too
     assert len(titles[0] + titles[1]) == len({*titles[0], *titles[1]}) == GROUPS
     assert titles[0]
     assert titles[1]
