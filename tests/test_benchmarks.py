@@ -51,11 +51,11 @@ def assert_names_no_place(text, *folders):
 
 
 def test_quick_parts_write_every_repeat_and_a_page_of_them(tmp_path, benchmarks):
-    for parts in (["general"], ["share"]):  # the second call keeps what the first one measured
+    for parts in (["general"], ["share", "groups"]):  # the second call keeps what the first one measured
         done = quick(tmp_path, *parts)
         assert done.returncode == 0, done.stderr
     results, page = read(tmp_path)
-    assert list(results["parts"]) == ["share", "general"]
+    assert list(results["parts"]) == ["share", "groups", "general"]
     assert results["scale"] == "quick"
     assert results["environment"]["cores"] >= 1
     assert results["environment"]["versions"]["jax"]
@@ -69,6 +69,7 @@ def test_quick_parts_write_every_repeat_and_a_page_of_them(tmp_path, benchmarks)
     schemes = rows(results, "general")
     assert all(len(row["step"]["seconds"]) >= 3 for row in schemes)
     assert all(row["difference"] < 1e-4 for row in schemes)
+    assert [row["runs"] for row in rows(results, "groups") if "runs" in row] == [13, 130]
     assert all(row["share of the best product"] > 0 for row in rows(results, "share")[2:])
     assert page == benchmarks["report"].markdown(results)
     for row in schemes:

@@ -289,7 +289,7 @@ def test_a_full_disk_under_a_cluster_leaves_no_lock_behind(tmp_path, monkeypatch
         pass
 
 
-def test_a_lost_scheduler_is_one_line_that_says_how_to_go_on(tmp_path, capsys, monkeypatch):
+def test_a_lost_scheduler_is_one_line_that_says_how_to_go_on(tmp_path, capsys, caplog, monkeypatch):
     pytest.importorskip("distributed")
     (tmp_path / "sweep.toml").write_text(TOML)
     store = tmp_path / "store"
@@ -307,6 +307,7 @@ def test_a_lost_scheduler_is_one_line_that_says_how_to_go_on(tmp_path, capsys, m
     out, err = capsys.readouterr()
     assert out == ""
     assert "Traceback" not in err
+    assert not [record for record in caplog.records if record.name in ("distributed.batched", "distributed.client")]
     assert [line for line in err.splitlines() if line.startswith("nqm: ")] == [
         f"nqm: the Dask scheduler at {address} was lost, or dropped the tasks of this sweep. {store} holds what was "
         "finished before; the same command goes on with the rest"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import concurrent.futures
 import contextlib
+import logging
 import signal
 import sys
 import threading
@@ -62,7 +63,10 @@ def run(
     FileNotFoundError, ValueError
         If a data set is missing, or a setting is unavailable.
     nqm_tools.store.StoreError
-        If the store cannot be written to, say because the disk is full. What was finished is intact.
+        If the store cannot be written to, say because the disk is full: what was finished is intact. Or if, at the
+        end, it lacks runs that it held before, because it was moved or files were deleted meanwhile: which.
+    ConnectionError
+        If the Dask scheduler is lost. The store holds what was finished.
     KeyboardInterrupt
         On Ctrl-C, after the group that is computing; a second Ctrl-C ends at once.
     """
@@ -203,6 +207,7 @@ def _on_cluster(stack, client, say):
     except ModuleNotFoundError:
         raise ModuleNotFoundError("a Dask cluster needs distributed: the extra [distributed]") from None
     if isinstance(client, str):
+        stack.enter_context(_quiet_client())
         client = stack.enter_context(distributed.Client(client))
 
     def work(queue, store, progress):
@@ -236,6 +241,20 @@ def _on_cluster(stack, client, say):
                 lock.release()
 
     return work
+
+
+@contextlib.contextmanager
+def _quiet_client():
+    """A context in which Dask's client does not log the tracebacks of a connection that it lost: the error says it."""
+    loggers = [logging.getLogger(f"distributed.{name}") for name in ("batched", "client")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
 
 
 def _completed(futures):
