@@ -150,11 +150,12 @@ async def _run_all(paths, output, scale, records, say):
             _write_index(output, [results[j] for j in sorted(results)], scale)
             say(f"[{i + 1}/{len(paths)}] {path.stem}: {result.problem or 'done'}, {result.seconds:.0f} s")
 
-    running = asyncio.gather(*(run(i, path) for i, path in enumerate(paths)))
+    tasks = [asyncio.create_task(run(i, path)) for i, path in enumerate(paths)]
     try:
-        await running
+        await asyncio.gather(*tasks)
     except asyncio.CancelledError:
-        # Ctrl-C. The notebooks were cancelled with this, have ended their kernels, and left results that say so.
+        # Ctrl-C, which has cancelled the notebooks too. Those that run end their kernels and leave results that say so.
+        await asyncio.wait(tasks)
         if not results:
             raise
     return [results[i] for i in sorted(results)]
@@ -280,7 +281,7 @@ def _without_paths(text, output):
         output: "output",
     }
     folders |= {
-        pathlib.Path(os.environ[name]): name for name in ("NQM_DATA_DIR", "NQM_CACHE_DIR") if name in os.environ
+        pathlib.Path(os.environ[name]): name for name in ("NQM_DATA_DIR", "NQM_CACHE_DIR") if os.environ.get(name)
     }
     spelled = {}
     for folder, name in folders.items():
