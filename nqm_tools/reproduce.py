@@ -165,6 +165,9 @@ async def _run(path, output, scale, records):
     import nbformat
 
     notebook = nbformat.read(path, as_version=4)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":  # what a failure leaves out must not look computed
+            cell.outputs, cell.execution_count = [], None
     own = output / "results"
     # A notebook finds the clone's results by itself.
     elsewhere = {"results": str(own.resolve())} if records == own else {}
@@ -244,7 +247,7 @@ def _short_folder():
 
 
 def _kernel_environment():
-    # Two processes cannot both take most of a GPU's memory beforehand.
+    # By default JAX takes most of a GPU's memory beforehand, which two notebooks cannot both do.
     return {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} | os.environ
 
 

@@ -129,7 +129,10 @@ plt.title(scale);
 
 def test_reproduce_writes_pages_figures_and_an_index(clone, tmp_path, capfd, monkeypatch):
     write_notebook(clone, "00_größe.ipynb", "M:# A <title>\n\nwith $\\eta < 2$ and `$x$`", PLOT)
-    write_notebook(clone, "A1_last.ipynb", "M:# Last", "assert scale == 'paper'", "raise ValueError('on purpose')")
+    write_notebook(clone, "A1_last.ipynb", "M:# Last", "assert scale == 'paper'", "raise ValueError('on purpose')", "1")
+    last = nbformat.read(clone / "A1_last.ipynb", 4)
+    last.cells[-1].outputs = [nbformat.v4.new_output("stream", text="of an earlier run")]
+    nbformat.write(last, clone / "A1_last.ipynb")
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     out = tmp_path / f"out {ODD}"
@@ -158,6 +161,7 @@ def test_reproduce_writes_pages_figures_and_an_index(clone, tmp_path, capfd, mon
     assert "scale “paper”" in index
     assert "1 of 2 notebooks ran through" in index
     assert "failed in cell 4: ValueError: on purpose" in index
+    assert "of an earlier run" not in (out / "A1_last.html").read_text()
     page = (out / "00_größe.html").read_text()
     assert "<math" in page
     assert "<code>$x$</code>" in page
@@ -283,6 +287,13 @@ def test_two_notebooks_run_at_a_time_and_one_whose_kernel_dies_stops_no_other(cl
 def test_no_more_notebooks_run_than_there_are_cores(cores, at_a_time, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)), raising=False)
     assert reproduce._side_by_side() == at_a_time
+
+
+def test_two_kernels_share_a_gpu_unless_the_user_says_how(monkeypatch):
+    monkeypatch.delenv("XLA_PYTHON_CLIENT_PREALLOCATE", raising=False)
+    assert reproduce._kernel_environment()["XLA_PYTHON_CLIENT_PREALLOCATE"] == "false"
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "true")
+    assert reproduce._kernel_environment()["XLA_PYTHON_CLIENT_PREALLOCATE"] == "true"
 
 
 def test_output_among_what_belongs_to_the_repository_is_refused(clone, tmp_path, capsys):
