@@ -182,6 +182,7 @@ async def _run(path, output, scale, records):
     if elsewhere:
         # Seen from where the executed notebook lies.
         parameters.source = parameters.source.replace(repr(elsewhere["results"]), repr("../results"))
+    _drop_bars(notebook)
     _hide_paths(notebook, output)
     nbformat.write(notebook, output / "notebooks" / path.name)
     page = f"{path.stem}.html"
@@ -214,7 +215,7 @@ async def _execute(notebook, folder):
         # Unix sockets are the user's alone. Over TCP, the only transport on Windows, each kernel warns that it is not.
         transport = {"transport": "tcp"} if os.name == "nt" else {"transport": "ipc", "ip": f"{own}/ipc"}
         manager = AsyncKernelManager(kernel_name="python3", connection_file=f"{own}/kernel.json", **transport)
-        client = NotebookClient(notebook, km=manager, record_timing=False)
+        client = NotebookClient(notebook, km=manager, record_timing=False, coalesce_streams=True)
         try:
             await client.async_start_new_kernel(cwd=str(folder), env=_kernel_environment())
             await client.async_start_new_kernel_client()
@@ -249,6 +250,17 @@ def _short_folder():
 def _kernel_environment():
     # By default JAX takes most of a GPU's memory beforehand, which two notebooks cannot both do.
     return {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} | os.environ
+
+
+def _drop_bars(notebook):
+    """Leave out progress bars, which slow runs show as widgets: on a page they would stay at 0 %."""
+    for cell in notebook.cells:
+        if "outputs" in cell:
+            cell.outputs = [
+                out
+                for out in cell.outputs
+                if not ("application/vnd.jupyter.widget-view+json" in out.get("data", {}) and "%|" in str(out["data"]))
+            ]
 
 
 def _hide_paths(notebook, output):

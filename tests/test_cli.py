@@ -275,12 +275,19 @@ def test_two_notebooks_run_at_a_time_and_one_whose_kernel_dies_stops_no_other(cl
     write_notebook(clone, "00_first.ipynb", meet.format(one, other), "import time; time.sleep(1)")
     write_notebook(clone, "01_second.ipynb", meet.format(other, one))
     write_notebook(clone, "02_dies.ipynb", "import os; os._exit(1)")
+    bar = "from tqdm.auto import tqdm\nfor i in tqdm(range(3)):\n    print(i)"
+    write_notebook(clone, "03_bar.ipynb", bar)
     lines = []
     results = reproduce.reproduce(tmp_path / "out", say=lines.append)
-    assert [result.number for result in results] == ["00", "01", "02"], "the order is the notebooks', not that of ends"
+    assert [result.number for result in results] == ["00", "01", "02", "03"], (
+        "the order is the notebooks', not that of ends"
+    )
     assert [result.problem for result in results[:2]] == [None, None]
     assert results[2].problem == "failed: Kernel died (is there enough memory?)"
-    assert [line.split(":")[0] for line in lines if "done" in line] == ["[2/3] 01_second", "[1/3] 00_first"]
+    done = [line.split(":")[0] for line in lines if "done" in line]
+    assert done.index("[2/4] 01_second") < done.index("[1/4] 00_first")
+    outputs = nbformat.read(tmp_path / "out" / "notebooks" / "03_bar.ipynb", 4).cells[-1].outputs
+    assert [output["text"] for output in outputs] == ["0\n1\n2\n"], "no bar, one output"
 
 
 @pytest.mark.parametrize(("cores", "at_a_time"), [(1, 1), (2, 2), (64, 2)])
