@@ -2,6 +2,8 @@
 
 import math
 import numbers
+import os
+import pathlib
 from collections.abc import Mapping
 
 import jax
@@ -17,6 +19,25 @@ def check_choice(name, value, choices):
     if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r}")
     return value
+
+
+# What lies in a clone; a new folder there is the user's. `tests/test_package.py` compares.
+REPOSITORY = (".ci", ".git", "benchmarks", "data", "experiments", "notebooks", "nqm_tools", "tests")
+
+
+def check_output(folder, clone, inside=()):
+    """A folder to write in, as a path; neither it nor those inside may be the clone, or among the repository's own."""
+    for path in (pathlib.Path(folder), *(pathlib.Path(folder, name) for name in inside)):
+        path = path.resolve()
+        for own in (clone, *(clone / name for name in REPOSITORY)):
+            # The same folder may have other names: by links, or by letters' case on some file systems.
+            above = [path] if own == clone else [path, *path.parents]
+            if own.exists() and any(part.exists() and os.path.samefile(part, own) for part in above):
+                what = "the repository itself" if own == clone else f"the repository's {own.name}/"
+                raise ValueError(
+                    f"output must be a folder of its own, such as 'out'; {str(folder)!r} would write in {what}"
+                )
+    return pathlib.Path(folder)
 
 
 def _is_real(value):

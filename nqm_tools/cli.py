@@ -75,7 +75,7 @@ def _doctor(args):
     from nqm_tools import _files
 
     packages = ("jax", "jaxlib", "neural-tangents", "numpy", "scipy", "pandas")
-    optional = ("seaborn", "scikit-learn", "pooch", "pyarrow", "filelock", "distributed", "jupyterlab", "papermill")
+    optional = ("seaborn", "scikit-learn", "pooch", "pyarrow", "filelock", "distributed", "jupyterlab", "nbclient")
     print(f"nqm-tools        {__version__}")
     print(f"python           {platform.python_version()} on {platform.system()} {platform.machine()}")
     for name in packages + optional:
@@ -183,15 +183,18 @@ def _sweep(args):
 def _report(args):
     from nqm_tools import report
 
+    if args.quote:
+        report.around_quote(args.quote)  # a wrong file is told before anything is written
     store = args.store or report.recorded_results()
     frame = report.claims(store, paper=args.paper) if args.paper else report.all_claims(store)
+    written = report.write(frame, args.output)
+    if args.quote:
+        report.quote(frame[frame["paper"] == frame["paper"].iloc[0]], args.quote)
     for name, rows in frame.groupby("paper", sort=False):
         print(f"{name}: {report.headline(rows)}\n")
         print(report.to_markdown(report.summary(rows)))
-    for path in report.write(frame, args.output):
+    for path in written:
         print(f"written: {path}")
-    if args.quote:
-        report.quote(frame[frame["paper"] == frame["paper"].iloc[0]], args.quote)
     return 0
 
 

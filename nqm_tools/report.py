@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import html
 import pathlib
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from nqm_tools import papers
 from nqm_tools._types import FilePath
+from nqm_tools._validation import check_output
 from nqm_tools._writing import write_text
 
 if TYPE_CHECKING:
@@ -27,6 +29,10 @@ MARK = "<!-- report -->\n"
 COLUMNS = ("paper", "figure", "panel", "kind", "status", "claim", "measured", "rule", "verdict", "recorded")
 
 
+def _clone():
+    return pathlib.Path(__file__).resolve().parents[1]
+
+
 def recorded_results() -> pathlib.Path:
     """The clone's ``data/results``.
 
@@ -35,7 +41,7 @@ def recorded_results() -> pathlib.Path:
     FileNotFoundError
         If the package does not lie in a clone: installed packages carry no results.
     """
-    folder = pathlib.Path(__file__).resolve().parents[1] / "data" / "results"
+    folder = _clone() / "data" / "results"
     if not folder.is_dir():
         raise FileNotFoundError(
             "the recorded results are part of the repository, not of the installed package: run this in a clone, "
@@ -146,23 +152,57 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
 def readme_table(frame: pd.DataFrame) -> str:
     """What the repository's README quotes of the frame of :func:`claims`: the counts, and what does not hold."""
     failed = frame[(frame["verdict"] == "does not hold") & (frame["kind"] == "claim")]
-    lines = [f"- {row.figure}, {row.panel}: {row.claim} ({row.measured})\n" for row in failed.itertuples()]
+    lines = [
+        f"- {_escape(f'{row.figure}, {row.panel}: {row.claim} ({row.measured})')}\n" for row in failed.itertuples()
+    ]
     return headline(frame) + (" What does not hold:\n\n" + "".join(lines) if lines else "\n")
 
 
 def quote(frame: pd.DataFrame, path: FilePath) -> None:
     """Put :func:`readme_table` between the two marks ``<!-- report -->`` of a file."""
-    path = pathlib.Path(path)
-    parts = path.read_text(encoding="utf-8").split(MARK)
+    above, below = around_quote(path)
+    write_text(path, MARK.join((above, readme_table(frame), below)))
+
+
+def around_quote(path: FilePath) -> tuple[str, str]:
+    """What a file has above and below its two marks.
+
+    Raises
+    ------
+    ValueError
+        If it has not two of them, or is no text.
+    """
+    try:
+        parts = pathlib.Path(path).read_text(encoding="utf-8").split(MARK)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} must be a text in UTF-8 with two marks {MARK.strip()}: {error}") from None
     if len(parts) != 3:
         raise ValueError(f"{path} must have two marks {MARK.strip()}, each on a line of its own")
-    write_text(path, MARK.join((parts[0], readme_table(frame), parts[2])))
+    return parts[0], parts[2]
 
 
 def to_markdown(frame: pd.DataFrame) -> str:
-    """A frame as a Markdown table."""
-    lines = [list(frame.columns), ["---"] * len(frame.columns), *frame.astype(str).to_numpy().tolist()]
-    return "".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |\n" for line in lines)
+    """A frame as a Markdown table, in which every text is shown as it is."""
+    cells = [[_escape(cell) for cell in line] for line in [list(frame.columns), *frame.astype(str).to_numpy().tolist()]]
+    lines = [cells[0], ["---"] * len(frame.columns), *cells[1:]]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+# What begins markup inside a line, also of GitHub's ($formulas$, ~~strokes~~, bare addresses). A "_" within a word, a
+# "~" or "<" before a space and a lone "&" begin none: they stay, so that the text can be read as well.
+_MARKUP = re.compile(
+    r"[\\`*$|\[\]@]"
+    r"|(?<![^\W_])_|_(?![^\W_])"
+    r"|(?<!\s)~|~(?!\s)"
+    r"|<(?=[A-Za-z/!?])|&(?=\#?\w+;)"
+    r"|:(?=//)|(?<=www)\.",
+    re.IGNORECASE,
+)
+
+
+def _escape(text):
+    """A text in one line of Markdown that shows it letter by letter; line ends and control characters as spaces."""
+    return _MARKUP.sub(r"\\\g<0>", "".join(letter if letter.isprintable() else " " for letter in text))
 
 
 def write(frame: pd.DataFrame, output: FilePath) -> tuple[pathlib.Path, pathlib.Path]:
@@ -174,8 +214,13 @@ def write(frame: pd.DataFrame, output: FilePath) -> tuple[pathlib.Path, pathlib.
         As :func:`claims` gives it; those of several papers under each other.
     output : path
         A folder; made if need be.
+
+    Raises
+    ------
+    ValueError
+        If the output is among what belongs to the repository.
     """
-    output = pathlib.Path(output)
+    output = check_output(output, _clone())
     output.mkdir(parents=True, exist_ok=True)
     sections, pages = [], []
     for name, rows in frame.groupby("paper", sort=False):

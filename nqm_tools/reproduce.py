@@ -1,4 +1,4 @@
-"""Runs the numbered notebooks and writes what they show as pages that can be read offline.
+"""Runs the numbered notebooks, two at a time, and writes what they show as pages that can be read offline.
 
 What it leaves in the output folder: ``notebooks/`` (executed), one HTML page each, ``figures/`` (PNG), ``index.html``
 with all figures, and the report of the paper's claims. At scale ``paper`` it first runs every sweep of ``experiments/``
@@ -7,11 +7,17 @@ into ``results/``, which the notebooks and the report then read in place of the 
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import html
+import os
 import pathlib
 import re
+import sys
+import sysconfig
+import tempfile
 import time
+import urllib.parse
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -83,32 +89,30 @@ def reproduce(
     Returns
     -------
     list of Result
-        A notebook that fails is a result with its problem; the others still run. After Ctrl-C the last result says
-        so, and the finished ones are in place.
+        In the notebooks' order. One that fails is a result with its problem; the others still run. After Ctrl-C the
+        results of those that were running say so, and the finished ones are in place.
+
+    Raises
+    ------
+    ValueError
+        If there is no such scale or notebook, or the output would fall among what belongs to the repository.
     """
     from nqm_tools import report
-    from nqm_tools._validation import check_choice
+    from nqm_tools._validation import check_choice, check_output
 
     check_choice("scale", scale, SCALES)
     paths = select(only)
-    output = pathlib.Path(output)
+    clone = notebooks_folder().parent
+    output = check_output(output, clone, ("notebooks", "figures", "results"))
     for folder in (output / "notebooks", output / "figures"):
         folder.mkdir(parents=True, exist_ok=True)
-    records = notebooks_folder().parent / "data" / "results"
+    records = clone / "data" / "results"
     if scale == "paper" and not only:
         records = output / "results"
         _run_sweeps(records, say)
     if records.is_dir():
         report.write(report.all_claims(records), output)
-    results = []
-    for i, path in enumerate(paths):
-        say(f"[{i + 1}/{len(paths)}] {path.stem} ...")
-        results.append(_run(path, output, scale, records))
-        _write_index(output, results, scale)
-        result = results[-1]
-        say(f"[{i + 1}/{len(paths)}] {path.stem}: {result.problem or 'done'}, {result.seconds:.0f} s")
-        if result.problem == INTERRUPTED:
-            break
+    results = asyncio.run(_run_all(paths, output, scale, records, say))
     say(f"Open {(output / 'index.html').resolve()}")
     return results
 
@@ -129,38 +133,184 @@ def _run_sweeps(folder, say):
             say(f"{path.stem} waits for its data: {error}")
 
 
-def _run(path, output, scale, records):
-    import nbformat
-    import papermill
+def _side_by_side():
+    """How many notebooks run at a time: two, where there are two cores for them."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(2, cores or 1)
 
-    parameters = {"scale": scale}
-    if "results" in papermill.inspect_notebook(str(path)):
-        parameters["results"] = str(records.resolve())
-    executed = output / "notebooks" / path.name
-    began, problem = time.monotonic(), None
+
+async def _run_all(paths, output, scale, records, say):
+    """The results in the order of the paths; after Ctrl-C of those that had begun."""
+    turn = asyncio.Semaphore(_side_by_side())
+    results = {}
+
+    async def run(i, path):
+        async with turn:
+            say(f"[{i + 1}/{len(paths)}] {path.stem} ...")
+            result = results[i] = await _run(path, output, scale, records)
+            _write_index(output, [results[j] for j in sorted(results)], scale)
+            say(f"[{i + 1}/{len(paths)}] {path.stem}: {result.problem or 'done'}, {result.seconds:.0f} s")
+
+    tasks = [asyncio.create_task(run(i, path)) for i, path in enumerate(paths)]
     try:
-        papermill.execute_notebook(
-            str(path),
-            str(executed),
-            parameters=parameters,
-            kernel_name="python3",
-            cwd=str(path.parent),
-            progress_bar={"desc": path.stem, "leave": False},
-            log_output=False,
-        )
-    except KeyboardInterrupt:
-        problem = INTERRUPTED
-    except papermill.PapermillExecutionError as error:
-        problem = f"failed in cell {error.exec_count}: {error.ename}: {error.evalue}"
+        await asyncio.gather(*tasks)
+    except asyncio.CancelledError:
+        # Ctrl-C, which has cancelled the notebooks too. Those that run end their kernels and leave results that say so.
+        await asyncio.wait(tasks)
+        if not results:
+            raise
+    return [results[i] for i in sorted(results)]
+
+
+async def _run(path, output, scale, records):
+    import nbformat
+
+    notebook = nbformat.read(path, as_version=4)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":  # what a failure leaves out must not look computed
+            cell.outputs, cell.execution_count = [], None
+    own = output / "results"
+    # A notebook finds the clone's results by itself.
+    elsewhere = {"results": str(own.resolve())} if records == own else {}
+    parameters = _inject(notebook, {"scale": scale} | elsewhere)
+    began = time.monotonic()
+    problem = await _execute(notebook, path.parent)
     seconds = time.monotonic() - began
-    notebook = nbformat.read(executed if executed.is_file() else path, as_version=4)
     title = _title(notebook) or path.stem
     number = _number(path)
     if problem == INTERRUPTED:
         return Result(number, title, None, [], seconds, problem)
+    if elsewhere:
+        # Seen from where the executed notebook lies.
+        parameters.source = parameters.source.replace(repr(elsewhere["results"]), repr("../results"))
+    _drop_bars(notebook)
+    _hide_paths(notebook, output)
+    write_text(output / "notebooks" / path.name, nbformat.writes(notebook) + "\n")
     page = f"{path.stem}.html"
     write_text(output / page, _to_html(notebook, title))
     return Result(number, title, page, _write_figures(notebook, path.stem, output), seconds, problem)
+
+
+def _inject(notebook, parameters):
+    """Put a cell that sets parameters after the one that gives their defaults, of those that it has; the new cell."""
+    import nbformat
+
+    tagged = [i for i, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", [])]
+    defaults = notebook.cells[tagged[0]].source if tagged else ""
+    lines = [
+        f"{name} = {value!r}" for name, value in parameters.items() if re.search(rf"^{name} *=", defaults, re.MULTILINE)
+    ]
+    cell = nbformat.v4.new_code_cell("\n".join(["# Parameters", *lines]), metadata={"tags": ["injected-parameters"]})
+    notebook.cells.insert(tagged[0] + 1 if tagged else 0, cell)
+    return cell
+
+
+async def _execute(notebook, folder):
+    """Run all cells, in a kernel of their own that works in the folder; what went wrong, or None."""
+    from jupyter_client import AsyncKernelManager
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError
+
+    problem = None
+    with _short_folder() as own:
+        # Unix sockets are the user's alone. Over TCP, the only transport on Windows, each kernel warns that it is not.
+        transport = {"transport": "tcp"} if os.name == "nt" else {"transport": "ipc", "ip": f"{own}/ipc"}
+        manager = AsyncKernelManager(kernel_name="python3", connection_file=f"{own}/kernel.json", **transport)
+        client = NotebookClient(notebook, km=manager, record_timing=False, coalesce_streams=True)
+        try:
+            await client.async_start_new_kernel(cwd=str(folder), env=_kernel_environment())
+            await client.async_start_new_kernel_client()
+            for i, cell in enumerate(notebook.cells):
+                await client.async_execute_cell(cell, i)
+            client.set_widgets_metadata()
+        except CellExecutionError as error:
+            problem = " ".join(f"failed in cell {cell.execution_count}: {error.ename}: {error.evalue}".split())
+        except (RuntimeError, asyncio.CancelledError) as error:
+            # nbclient takes a cell that is cancelled for one whose kernel died: a RuntimeError as well.
+            if asyncio.current_task().cancelling():
+                problem = INTERRUPTED
+            elif isinstance(error, RuntimeError):
+                problem = f"failed: {error} (is there enough memory?)"
+            else:
+                raise
+        finally:
+            if client.kc is not None:
+                client.kc.stop_channels()
+            if manager.has_kernel:
+                await manager.shutdown_kernel(now=problem is not None)
+    return problem
+
+
+def _short_folder():
+    """A temporary folder for sockets: the paths of these have some hundred bytes at most, on macOS 103."""
+    temporary = tempfile.gettempdir()
+    short = os.name == "nt" or len(os.fsencode(temporary)) < 70
+    return tempfile.TemporaryDirectory(prefix="nqm-", dir=temporary if short else "/tmp")
+
+
+def _kernel_environment():
+    # By default JAX takes most of a GPU's memory beforehand, which two notebooks cannot both do.
+    return {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} | os.environ
+
+
+def _drop_bars(notebook):
+    """Leave out progress bars, which slow runs show as widgets: on a page they would stay at 0 %."""
+    for cell in notebook.cells:
+        if "outputs" in cell:
+            cell.outputs = [
+                out
+                for out in cell.outputs
+                if not ("application/vnd.jupyter.widget-view+json" in out.get("data", {}) and "%|" in str(out["data"]))
+            ]
+
+
+def _hide_paths(notebook, output):
+    """Shorten paths of this machine in what the cells have put out: pages are for others, too."""
+    for cell in notebook.cells:
+        if "outputs" in cell:
+            cell.outputs = _each_text(cell.outputs, lambda text: _without_paths(text, output))
+
+
+def _each_text(value, change):
+    """A tree of an output's dicts and lists with all texts changed, but for pictures (which are base64)."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, list):
+        return [_each_text(item, change) for item in value]
+    if isinstance(value, dict):
+        changed = {k: v if k.startswith("image/") else _each_text(v, change) for k, v in value.items()}
+        return type(value)(changed)
+    return value
+
+
+def _without_paths(text, output):
+    """A text without where the clone, the output, Python, its packages, the data and the home folder lie."""
+    home = pathlib.Path.home()
+    folders = {
+        home: "~",
+        pathlib.Path(tempfile.gettempdir()): "tmp",
+        pathlib.Path(sys.prefix): "python",
+        pathlib.Path(sysconfig.get_path("stdlib")): "python",
+        pathlib.Path(sysconfig.get_path("purelib")): "site-packages",
+        pathlib.Path(sysconfig.get_path("platlib")): "site-packages",
+        notebooks_folder().parent: "nqm-tools",
+        output: "output",
+    }
+    folders |= {
+        pathlib.Path(os.environ[name]): name for name in ("NQM_DATA_DIR", "NQM_CACHE_DIR") if os.environ.get(name)
+    }
+    spelled = {}
+    for folder, name in folders.items():
+        for path in {folder.absolute(), folder.resolve()}:
+            spelled[str(path)] = name
+            if path != home and path.is_relative_to(home):
+                spelled[f"~/{path.relative_to(home).as_posix()}"] = name  # as tracebacks have it
+    # The longest first: the clone lies in the home folder. The root of the file system is no folder to hide.
+    names = sorted((path for path in spelled if len(path) > 1 and pathlib.Path(path) != pathlib.Path("/")), key=len)
+    pattern = "|".join(re.escape(path) for path in reversed(names))
+    # Before it no part of a name, unless that is the end of an escape sequence for a colour.
+    text = re.sub(rf"(?:(?<![\w.-])|(?<=\dm))(?:{pattern})(?![\w.-])", lambda match: spelled[match[0]], text)
+    return re.sub(r"\S*ipykernel_\d+/\d+\.py", "cell.py", text)
 
 
 def _title(notebook):
@@ -256,10 +406,11 @@ def _write_index(output, results, scale):
     sections = []
     for result in results:
         title = html.escape(f"{result.number}  {result.title}")
-        heading = f'<a href="{result.page}">{title}</a>' if result.page else title
-        state = f'<p class="problem">{html.escape(result.problem)}</p>' if result.problem else ""
+        heading = f'<a href="{_link(result.page)}">{title}</a>' if result.page else title
+        problem = html.escape(_without_paths(result.problem or "", output))
+        state = f'<p class="problem">{problem}</p>' if problem else ""
         figures = "\n".join(
-            f'<a href="{name}"><img src="{name}" alt="{title}, figure {i + 1}"></a>'
+            f'<a href="{_link(name)}"><img src="{_link(name)}" alt="{title}, figure {i + 1}"></a>'
             for i, name in enumerate(result.figures)
         )
         note = f'<p class="note">{result.seconds:.0f} s</p>'
@@ -273,3 +424,7 @@ def _write_index(output, results, scale):
     )
     page = _PAGE.format(scale=scale, count=count, report=report, sections="\n".join(sections))
     write_text(output / "index.html", page)
+
+
+def _link(name):
+    return urllib.parse.quote(name)

@@ -3,10 +3,13 @@
 import hashlib
 import os
 import pathlib
+import re
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
+import urllib.parse
 
 import nbformat
 import pytest
@@ -104,10 +107,14 @@ def write_notebook(folder, name, *sources):
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel}), folder / name)
 
 
+# What a path may contain, and what formats, links or pages could take for something else.
+ODD = "{odd} {} 50% #1 &amp; 'ü' <b>"
+
+
 @pytest.fixture
 def clone(monkeypatch, tmp_path):
-    folder = tmp_path / "notebooks"
-    folder.mkdir()
+    folder = tmp_path / ODD / "notebooks"
+    folder.mkdir(parents=True)
     write_notebook(folder, "helper.ipynb", "raise SystemError('not numbered: must not run')")
     monkeypatch.setattr(reproduce, "notebooks_folder", lambda: folder)
     return folder
@@ -120,13 +127,18 @@ plt.title(scale);
 """
 
 
-def test_reproduce_writes_pages_figures_and_an_index(clone, tmp_path, capsys):
-    write_notebook(clone, "00_first.ipynb", "M:# A <title>\n\nwith $\\eta < 2$ and `$x$`", PLOT)
-    write_notebook(clone, "A1_last.ipynb", "M:# Last", "assert scale == 'paper'", "raise ValueError('on purpose')")
-    out = tmp_path / "out"
+def test_reproduce_writes_pages_figures_and_an_index(clone, tmp_path, capfd, monkeypatch):
+    write_notebook(clone, "00_größe.ipynb", "M:# A <title>\n\nwith $\\eta < 2$ and `$x$`", PLOT)
+    write_notebook(clone, "A1_last.ipynb", "M:# Last", "assert scale == 'paper'", "raise ValueError('on purpose')", "1")
+    last = nbformat.read(clone / "A1_last.ipynb", 4)
+    last.cells[-1].outputs = [nbformat.v4.new_output("stream", text="of an earlier run")]
+    nbformat.write(last, clone / "A1_last.ipynb")
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    out = tmp_path / f"out {ODD}"
     assert cli.main(["reproduce", "--scale", "paper", "--output", str(out)]) == 1
     assert sorted(path.name for path in out.iterdir()) == [
-        "00_first.html",
+        "00_größe.html",
         "A1_last.html",
         "figures",
         "index.html",
@@ -135,20 +147,30 @@ def test_reproduce_writes_pages_figures_and_an_index(clone, tmp_path, capsys):
         "report.md",
         "results",
     ]
-    assert (out / "figures" / "00_first_1.png").read_bytes().startswith(b"\x89PNG")
+    assert (out / "figures" / "00_größe_1.png").read_bytes().startswith(b"\x89PNG")
     index = (out / "index.html").read_text()
-    assert 'src="figures/00_first_1.png"' in index
+    links = re.findall(r"(?:href|src)=[\"']([^\"']+)", index)
+    assert {urllib.parse.unquote(link) for link in links} == {
+        "00_größe.html",
+        "A1_last.html",
+        "figures/00_größe_1.png",
+        "report.html",
+    }
+    assert all(link.isascii() and (out / urllib.parse.unquote(link)).is_file() for link in links)
     assert "A &lt;title&gt;" in index
     assert "scale “paper”" in index
     assert "1 of 2 notebooks ran through" in index
     assert "failed in cell 4: ValueError: on purpose" in index
-    page = (out / "00_first.html").read_text()
+    assert "of an earlier run" not in (out / "A1_last.html").read_text()
+    page = (out / "00_größe.html").read_text()
     assert "<math" in page
     assert "<code>$x$</code>" in page
     assert "<script src" not in page, "the page would need the web"
-    printed = capsys.readouterr().out
-    assert "[1/2] 00_first: done" in printed
-    assert "[2/2] A1_last: failed in cell 4: ValueError: on purpose" in printed
+    printed = capfd.readouterr()
+    assert "[1/2] 00_größe: done" in printed.out
+    assert "[2/2] A1_last: failed in cell 4: ValueError: on purpose" in printed.out
+    assert "TCP" not in printed.err, "a kernel warns of its transport"
+    assert not list((tmp_path / "temporary").iterdir()), "sockets are left"
 
 
 SWEEP = """
@@ -170,21 +192,28 @@ def test_reproduce_at_paper_scale_runs_the_sweeps_for_notebooks_and_report(
     experiments.mkdir()
     (experiments / "b.toml").write_text(SWEEP.replace('"DATA"', '"single_example", dimension = 3'))
     (experiments / "a.toml").write_text(SWEEP.replace('"DATA"', '"svhn2", n_train = 3, n_test = 0'))
-    read = "import nqm_tools\nassert len(nqm_tools.sweeps.load(f'{results}/b')) == 1"
+    read = "import nqm_tools\nassert len(nqm_tools.sweeps.load(f'{results}/b')) == 1\nprint(results)"
     write_notebook(clone, "00_first.ipynb", "M:# First", read)
     path = clone / "00_first.ipynb"
     path.write_text(path.read_text().replace('scale = \\"none\\"', "scale = 0\\nresults = 0"))
-    out = tmp_path / "out"
+    out = tmp_path / f"out {ODD}"
     assert cli.main(["reproduce", "--scale", "paper", "--output", str(out)]) == 0
     printed = capsys.readouterr().out
     assert "a waits for its data: data set 'svhn2' is not here" in printed
     assert "1 runs in 1 groups" in printed
     assert "href='report.html'" in (out / "index.html").read_text()
+    executed = (out / "notebooks" / "00_first.ipynb").read_text()
+    assert "results = '../results'" in executed
+    assert "output/results" in executed
+    assert str(tmp_path) not in executed + (out / "00_first.html").read_text()
     assert cli.main(["reproduce", "--scale", "paper", "--only", "00", "--output", str(tmp_path / "other")]) == 1
     assert not (tmp_path / "other" / "results").exists(), "of some notebooks only, the sweeps do not run"
 
 
-def test_reproduce_only_runs_the_numbers_asked_for(clone, tmp_path):
+def test_reproduce_only_runs_the_numbers_asked_for(clone, tmp_path, monkeypatch):
+    """Also where temporary files have longer paths than sockets can."""
+    (tmp_path / ("t" * 100)).mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / ("t" * 100)))
     write_notebook(clone, "00_first.ipynb", "raise SystemError('must not run')")
     write_notebook(clone, "01_second.ipynb", "1 + 1")
     out = tmp_path / "out"
@@ -211,16 +240,18 @@ def test_ctrl_c_leaves_finished_notebooks_in_place(clone, tmp_path):
     server = socket.create_server(("127.0.0.1", 0))
     server.settimeout(120)
     call = f"import socket\nsocket.create_connection(('127.0.0.1', {server.getsockname()[1]})).recv(1)"
-    write_notebook(clone, "01_long.ipynb", call)  # and waits for an answer
+    for number in ("01", "02"):
+        write_notebook(clone, f"{number}_long.ipynb", call)  # and waits for an answer
+    write_notebook(clone, "03_waits.ipynb", "1 + 1")
     out = tmp_path / "out"
     code = (
         "import pathlib, sys; from nqm_tools import cli, reproduce; "
-        f"reproduce.notebooks_folder = lambda: pathlib.Path({str(clone)!r}); "
+        f"reproduce.notebooks_folder = lambda: pathlib.Path({str(clone)!r}); reproduce._side_by_side = lambda: 2; "
         f"sys.exit(cli.main(['reproduce', '--output', {str(out)!r}]))"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
     try:
-        with server, server.accept()[0]:
+        with server, server.accept()[0], server.accept()[0]:
             os.kill(process.pid, signal.SIGINT)
             assert process.wait(60) == 130
     finally:
@@ -228,8 +259,99 @@ def test_ctrl_c_leaves_finished_notebooks_in_place(clone, tmp_path):
         process.wait()
     index = (out / "index.html").read_text()
     assert "00_first.html" in index
-    assert "interrupted" in index
+    assert index.count("interrupted") == 2
+    assert "03" not in re.findall(r"<h2>.*?(\d\d)  ", index)
     assert (out / "figures" / "00_first_1.png").is_file()
+
+
+def test_two_notebooks_run_at_a_time_and_one_whose_kernel_dies_stops_no_other(clone, tmp_path, monkeypatch):
+    """The first two wait for each other."""
+    monkeypatch.setattr(reproduce, "_side_by_side", lambda: 2)
+    meet = (
+        "import pathlib, time\npathlib.Path({0!r}).touch()\nend = time.monotonic() + 60\n"
+        "while not pathlib.Path({1!r}).exists():\n    time.sleep(0.1)\n    assert time.monotonic() < end"
+    )
+    one, other = str(tmp_path / "one"), str(tmp_path / "other")
+    write_notebook(clone, "00_first.ipynb", meet.format(one, other), "import time; time.sleep(1)")
+    write_notebook(clone, "01_second.ipynb", meet.format(other, one))
+    write_notebook(clone, "02_dies.ipynb", "import os; os._exit(1)")
+    bar = "from tqdm.auto import tqdm\nfor i in tqdm(range(3)):\n    print(i)"
+    write_notebook(clone, "03_bar.ipynb", bar)
+    lines = []
+    results = reproduce.reproduce(tmp_path / "out", say=lines.append)
+    assert [result.number for result in results] == ["00", "01", "02", "03"], (
+        "the order is the notebooks', not that of ends"
+    )
+    assert [result.problem for result in results[:2]] == [None, None]
+    assert results[2].problem == "failed: Kernel died (is there enough memory?)"
+    done = [line.split(":")[0] for line in lines if "done" in line]
+    assert done.index("[2/4] 01_second") < done.index("[1/4] 00_first")
+    outputs = nbformat.read(tmp_path / "out" / "notebooks" / "03_bar.ipynb", 4).cells[-1].outputs
+    assert [output["text"] for output in outputs] == ["0\n1\n2\n"], "no bar, one output"
+
+
+@pytest.mark.parametrize(("cores", "at_a_time"), [(1, 1), (2, 2), (64, 2)])
+def test_no_more_notebooks_run_than_there_are_cores(cores, at_a_time, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)), raising=False)
+    assert reproduce._side_by_side() == at_a_time
+
+
+def test_two_kernels_share_a_gpu_unless_the_user_says_how(monkeypatch):
+    monkeypatch.delenv("XLA_PYTHON_CLIENT_PREALLOCATE", raising=False)
+    assert reproduce._kernel_environment()["XLA_PYTHON_CLIENT_PREALLOCATE"] == "false"
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "true")
+    assert reproduce._kernel_environment()["XLA_PYTHON_CLIENT_PREALLOCATE"] == "true"
+
+
+def test_output_among_what_belongs_to_the_repository_is_refused(clone, tmp_path, capsys):
+    write_notebook(clone, "00_first.ipynb", "raise SystemError('must not run')")
+    root = clone.parent
+    (root / "data" / "results").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(root)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "notebooks").symlink_to(clone)
+    before = sorted(tmp_path.rglob("*"))
+    for output in (
+        root,
+        clone,
+        clone / "new",
+        clone / ".." / "new" / "..",
+        root / "data" / "results",
+        tmp_path / "link",
+        tmp_path / "link" / "data" / "new",
+        tmp_path / "out",
+    ):
+        assert cli.main(["reproduce", "--output", str(output)]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(
+            f"nqm: output must be a folder of its own, such as 'out'; {str(output)!r} would write in"
+        )
+        assert error.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_clone_that_is_called_notebooks_is_no_place_for_notebooks(tmp_path, monkeypatch):
+    folder = tmp_path / "notebooks" / "notebooks"
+    folder.mkdir(parents=True)
+    monkeypatch.setattr(reproduce, "notebooks_folder", lambda: folder)
+    with pytest.raises(ValueError, match="would write in the repository itself"):
+        reproduce.reproduce(tmp_path)
+
+
+def test_pages_do_not_say_where_things_lie_on_this_machine(clone, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NQM_DATA_DIR", str(tmp_path / "sets"))
+    monkeypatch.setattr(tempfile, "tempdir", "/temporary")
+    packages = pathlib.Path(nbformat.__file__).parents[1]
+    for text, shown in {
+        f"{packages}/jax/x.py:1: UserWarning": "site-packages/jax/x.py:1: UserWarning",
+        f"File \x1b[32m~/{ODD}/nqm_tools/x.py\x1b[0m": "File \x1b[32mnqm-tools/nqm_tools/x.py\x1b[0m",
+        f"open('{tmp_path}/out/results')": "open('output/results')",
+        f"{tmp_path}/sets/mnist, {tmp_path}/else, {tmp_path}2": f"NQM_DATA_DIR/mnist, ~/else, {tmp_path}2",
+        "/temporary/ipykernel_12/345.py:1: W, /temporary/x": "cell.py:1: W, tmp/x",
+        "either/or, a/tmp/b, 1/2": "either/or, a/tmp/b, 1/2",
+    }.items():
+        assert reproduce._without_paths(text, tmp_path / "out") == shown
 
 
 def test_notebooks_between_two_numbers_are_found_and_pages_leave_out_checks(clone, tmp_path):

@@ -205,7 +205,7 @@ def test_import_changes_nothing_in_jax_and_needs_no_tensorflow():
 
 
 def test_import_leaves_plotting_data_and_notebook_packages_alone():
-    heavy = {"matplotlib", "seaborn", "sklearn", "pooch", "pandas", "IPython", "papermill", "nbconvert"}
+    heavy = {"matplotlib", "seaborn", "sklearn", "pooch", "pandas", "IPython", "nbclient", "nbconvert"}
     loaded = run_python("import sys, nqm_tools; print(*{name.split('.')[0] for name in sys.modules})")
     assert not heavy & set(loaded.split())
 

@@ -21,6 +21,7 @@ import pandas as pd
 import pytest
 
 import nqm_tools as nqm
+from nqm_tools import _validation
 from nqm_tools.training._rules import Rule
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -110,6 +111,14 @@ def test_every_public_signature_is_annotated_and_documented():
 def test_the_types_are_shipped(config):
     assert config["options.package_data"]["nqm_tools"].split() == ["py.typed"]
     assert (pathlib.Path(nqm.__file__).parent / "py.typed").is_file()
+
+
+def test_output_is_kept_out_of_every_folder_of_the_repository():
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("no clone")
+    ours = {path.split("/")[0] for path in listed.stdout.splitlines() if "/" in path}
+    assert ours <= set(_validation.REPOSITORY)
 
 
 def test_the_lock_has_every_requirement_and_no_index(config):

@@ -1,9 +1,11 @@
 """The report: claims decided from recorded results, and the pages and counts that are written of them."""
 
+import html
 import pathlib
 import re
 import warnings
 
+import mistune
 import pandas as pd
 import pytest
 
@@ -177,6 +179,57 @@ def test_a_file_without_the_two_marks_is_left_alone(one_example, tmp_path):
     with pytest.raises(ValueError, match="two marks"):
         report.quote(frame, path)
     assert path.read_text() == "no marks"
+
+
+HOSTILE = (
+    r"a|b \| c\\",
+    "two\nlines\r\n# three\u2028four",
+    "`code` ``x` $a_1$ $$b$$",
+    "<b>bold</b> <!-- report --> <https://a.b> &lt; &#60;",
+    "[link](http://a.b) ![image](x) https://a.b/c www.a.b me@a.b",
+    "*a* **b** _c_ __d__ e_f_ ~~g~~ ~h~",
+    "lambda_1 < eta, ~ width^0.5, a & b",
+)
+
+
+def rendered(markdown):
+    """The texts of a page's cells and items, as a reader with GitHub's extensions sees them."""
+    page = mistune.create_markdown(escape=False, plugins=["table", "strikethrough", "url", "math"])(markdown)
+    parts = re.findall(r"<(td|th|li)\b[^>]*>(.*?)</\1>", page, re.DOTALL)
+    assert not re.search(r"<(?!/?(?:table|thead|tbody|tr|td|th|ul|li|p)\b)", page), page
+    return [html.unescape(text) for _, text in parts]
+
+
+def one_line(text):
+    return " ".join(text.split())
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_what_a_store_says_is_shown_letter_by_letter(text):
+    cells = rendered(report.to_markdown(pd.DataFrame({"x": [text, "1"], text: ["2", text]})))
+    assert [one_line(cell) for cell in cells] == ["x", one_line(text), one_line(text), "2", "1", one_line(text)]
+    row = {"figure": "4", "panel": text, "kind": "claim", "claim": "c", "measured": text, "verdict": "does not hold"}
+    quoted = report.readme_table(pd.DataFrame([row, row]))
+    assert [one_line(item) for item in rendered(quoted)] == [one_line(f"4, {text}: c ({text})")] * 2
+
+
+def test_an_output_or_a_quoting_file_that_must_stay_is_refused_before_anything_is_written(
+    tmp_path, capsys, monkeypatch
+):
+    (tmp_path / "clone" / "data" / "results").mkdir(parents=True)
+    (tmp_path / "text.md").write_text("no marks")
+    (tmp_path / "picture.png").write_bytes(b"\x89PNG")
+    monkeypatch.setattr(report, "_clone", lambda: tmp_path / "clone")
+    monkeypatch.setattr(papers, "NAMES", ("ours",))
+    before = sorted(tmp_path.rglob("*"))
+    command = ["report", "--store", str(tmp_path), "--output"]
+    for output in (tmp_path / "clone", tmp_path / "clone" / "data" / "results"):
+        assert cli.main([*command, str(output)]) == 2
+        assert "output must be a folder of its own" in capsys.readouterr().err
+    for file in ("text.md", "picture.png"):
+        assert cli.main([*command, str(tmp_path / "out"), "--quote", str(tmp_path / file)]) == 2
+        assert f"{file} must" in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_recorded_results_say_where_they_come_from_and_stay_small():

@@ -830,7 +830,7 @@ def test_time_left_is_estimated_model_by_model(monkeypatch):
 
 NO_EXTRAS = """
 import importlib.abc, sys
-blocked = {"seaborn", "matplotlib", "IPython", "jupyter", "jupyterlab", "papermill", "ipywidgets", "distributed"}
+blocked = {"seaborn", "matplotlib", "IPython", "jupyter", "jupyterlab", "nbclient", "ipywidgets", "distributed"}
 class Block(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
         if name.partition(".")[0] in blocked:
