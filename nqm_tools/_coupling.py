@@ -7,14 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from nqm_tools._program import Fresh, plain_switches
+from nqm_tools._tiles import MEMORY, REVERSE, working_numbers
 from nqm_tools.networks import Convolutional, FullyConnected, architecture
 
-# The Jacobian on all examples at once may have up to this many numbers, half a gigabyte in float32.
-MOST_JACOBIAN = 2**27
 # A model couples its examples where its gradients on them one by one and together differ by more than a share. In
 # float32 a matrix product that is rounded otherwise flips a gate of a ReLU now and then, which makes up to a hundredth:
 # what lies between the first two is decided in float64, by the third.
 SUSPICIOUS, CERTAIN, COUPLED = 1e-4, 0.1, 1e-6
+_WIDE = 8  # bytes of a float64
 
 
 @plain_switches()
@@ -24,27 +24,15 @@ def is_coupled(model, params, x):
     The gradients of a random sum of the outputs are compared, on the examples together and one by one, here and at a
     place nearby (a term of second order shows there). The package's networks are known not to. Where values are being
     traced, others stand for them.
-
-    Raises
-    ------
-    ValueError
-        If it does, and the Jacobian on all examples is too large.
     """
     known = architecture(getattr(model, "f", None))
     if len(x) == 1 or isinstance(known, FullyConnected | Convolutional):
         return False
-    shape = jax.eval_shape(lambda: model(params, x)).shape
-    if takes_single_examples(model, params, x) and not _is_coupled(*_without_tracers((model, params, x))):
-        return False
-    rows, size = math.prod(shape), sum(leaf.size for leaf in jax.tree.leaves(params))
-    if rows * size > MOST_JACOBIAN:
-        raise ValueError(
-            "f makes its examples depend on each other, as statistics of the batch or one random mask for it do: its "
-            "gradients on single examples are not those on all of them. Its kernel needs the Jacobian on all examples "
-            f"at once, {rows} outputs by {size} parameters, more than {MOST_JACOBIAN:,} numbers: give fewer examples, "
-            "or an f that treats each by itself (fixed statistics, no dropout)"
-        )
-    return True
+    if not takes_single_examples(model, params, x):
+        return True
+    # As many examples as fit: what couples does so in a small batch, too.
+    few = max(2, int(MEMORY / 4 / max(1, REVERSE * working_numbers(model, params, x[:1]) * _WIDE)))
+    return _is_coupled(*_without_tracers((model, params, x[:few])))
 
 
 def takes_single_examples(model, params, x):

@@ -15,7 +15,9 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import PyTree
 
+from nqm_tools._coupling import is_coupled
 from nqm_tools._program import Fresh
+from nqm_tools._tiles import MEMORY, kernel_vector_product
 from nqm_tools._types import Function, Inputs, Targets
 from nqm_tools._validation import check_not_traced, check_params
 from nqm_tools.expansions import check_model, match_precision
@@ -103,7 +105,8 @@ def gauss_newton_sharpness(f: Function, params: PyTree, x: Inputs, y: Targets, l
         whole = np.einsum("nab,naq->nbq", root, half.reshape(n, k, n * k)).reshape(n * k, n * k)
         return float(np.linalg.eigvalsh((whole + whole.T) / 2)[-1])
     root = roots(model, params, x, y)
-    times = Fresh(_rooted_kernel_product)
+    coupled = is_coupled(model, params, x)
+    times = Fresh(functools.partial(_rooted_kernel_product, coupled=coupled))
 
     def product(v):
         moved = times(model, params, x, root, v.reshape(n, k)).ravel()
@@ -121,12 +124,9 @@ def _root(loss, model, params, x, y):
     return vectors * jnp.sqrt(jnp.maximum(values, 0))[:, None, :]
 
 
-def _rooted_kernel_product(model, params, x, root, v):
-    def predict(p):
-        return model(p, x)
-
-    _, vjp = jax.vjp(predict, params)
-    pushed = jax.jvp(predict, (params,), vjp(jnp.einsum("nab,nb->na", root, v)))[1]
+def _rooted_kernel_product(model, params, x, root, v, coupled):
+    rooted = jnp.einsum("nab,nb->na", root, v)
+    pushed = kernel_vector_product(model, params, x, rooted, memory=MEMORY, coupled=coupled)
     return jnp.einsum("nab,na->nb", root, pushed)
 
 

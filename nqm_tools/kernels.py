@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import neural_tangents as nt
 import numpy as np
 import scipy.sparse.linalg
 from jax.typing import DTypeLike
@@ -21,6 +20,7 @@ from jaxtyping import Array, ArrayLike, Float, PyTree, Real
 
 from nqm_tools._coupling import is_coupled
 from nqm_tools._program import Fresh
+from nqm_tools._tiles import MEMORY, kernel_vector_product, tiled_kernel
 from nqm_tools._types import Function, Inputs, Outputs, Targets
 from nqm_tools._validation import (
     check_fraction,
@@ -42,7 +42,12 @@ DENSE_ROWS = 1024
 
 
 def empirical_ntk(
-    f: Function, params: PyTree, x1: Real[ArrayLike, "n1 ..."], x2: Real[ArrayLike, "n2 ..."] | None = None
+    f: Function,
+    params: PyTree,
+    x1: Real[ArrayLike, "n1 ..."],
+    x2: Real[ArrayLike, "n2 ..."] | None = None,
+    *,
+    memory: float = MEMORY,
 ) -> Float[Array, "n1 n2"] | Float[Array, "n1 n2 k k"]:
     """The empirical tangent kernel of ``f`` at ``params``.
 
@@ -55,6 +60,9 @@ def empirical_ntk(
         Pytree of floating-point arrays.
     x1, x2
         Inputs (n1, ...) and (n2, ...); ``x2=None`` means ``x1``.
+    memory : float
+        Bytes that the computation may take besides its result. A kernel that needs more is computed in tiles: the same
+        numbers, in more time.
 
     Returns
     -------
@@ -63,17 +71,18 @@ def empirical_ntk(
 
     Notes
     -----
-    Computed by ``nt.empirical_ntk_fn``: structured derivatives for the package's networks, contracted Jacobians
-    (memory for n k rows of all parameters) for other functions.
+    Computed by the structured derivatives of ``nt.empirical_ntk_fn`` for the package's networks, and by products of
+    gradients, n k rows of all parameters, for other functions: all of them at once, or in tiles of examples and
+    outputs. A tile is a gradient of one output of one example at least, whatever ``memory`` says.
 
     Where ``f`` makes its examples depend on each other (statistics of the batch, a random mask for the whole batch) the
     gradients are those of ``f`` on all of ``x1``, and on all of ``x2``, as gradient descent on a batch has them.
     """
-    params = check_params(params)
+    params, memory = check_params(params), check_rate("memory", memory)
     model, x1, k = check_model(f, params, x1, "x1")
     if x2 is not None:
         _, x2, _ = check_model(f, params, x2, "x2")
-    kernel = kernel_of(model, params, x1, x2)(model, params, x1, x2)
+    kernel = kernel_of(model, params, x1, x2, memory=memory)(model, params, x1, x2)
     check_is_finite("the tangent kernel", kernel, params)
     return kernel[:, :, 0, 0] if k == 1 else kernel
 
@@ -96,11 +105,16 @@ def check_is_finite(what: str, array: Array, params: PyTree) -> None:
 
 
 def kernel_of(
-    model: Function, params: PyTree, x1: Real[Array, "n1 ..."], x2: Real[Array, "n2 ..."] | None = None
+    model: Function,
+    params: PyTree,
+    x1: Real[Array, "n1 ..."],
+    x2: Real[Array, "n2 ..."] | None = None,
+    *,
+    memory: float = MEMORY,
 ) -> Fresh:
     """The compiled :func:`tangent_kernel` for a model and inputs."""
     coupled = is_coupled(model, params, x1) or (x2 is not None and is_coupled(model, params, x2))
-    return Fresh(functools.partial(tangent_kernel, coupled=coupled))
+    return Fresh(functools.partial(tangent_kernel, coupled=coupled, memory=memory))
 
 
 def tangent_kernel(
@@ -110,27 +124,22 @@ def tangent_kernel(
     x2: Real[ArrayLike, "n2 ..."] | None = None,
     *,
     coupled: bool = False,
+    memory: float = MEMORY,
 ) -> Float[Array, "n1 n2 k k"]:
     """The (n1, n2, k, k) kernel of a :class:`~nqm_tools.expansions.Model`, traceable and unchecked.
 
     ``x2 = None`` means x1, and costs half. ``coupled`` says that the model is one for :func:`is_coupled`.
     """
-    return _tangent_kernel(model, _is_layered(model), params, x1, x2, coupled)
+    structured = _is_layered(model)
+    return tiled_kernel(model, params, x1, x2, memory=memory, coupled=coupled, structured=structured)
 
 
 def _is_layered(model):
-    """Whether the function under a model is made of the package's layers."""
+    """Whether the function under a model is made of the package's layers.
+
+    On them structured derivatives are the fastest and smallest; they do not know every primitive, though.
+    """
     return architecture(getattr(model, "f", None)) is not None
-
-
-def _tangent_kernel(function, structured, params, x1, x2, coupled):
-    # Structured derivatives are the fastest and smallest on layers; they do not know every primitive, though.
-    implementations = nt.NtkImplementation
-    structured &= not coupled
-    implementation = implementations.STRUCTURED_DERIVATIVES if structured else implementations.JACOBIAN_CONTRACTION
-    vmap_axes = None if coupled else 0  # 0: the examples one by one
-    kernel_fn = nt.empirical_ntk_fn(function, trace_axes=(), vmap_axes=vmap_axes, implementation=implementation)
-    return kernel_fn(x1, x2, params)
 
 
 def kernel_matrix(kernel: Float[ArrayLike, "n n"] | Float[ArrayLike, "n n k k"]) -> Float[ArrayLike, "rows rows"]:
@@ -142,13 +151,13 @@ def kernel_matrix(kernel: Float[ArrayLike, "n n"] | Float[ArrayLike, "n n k k"])
 
 
 def top_eigenpairs(
-    f: Function, params: PyTree, x: Inputs, k: int = 1
+    f: Function, params: PyTree, x: Inputs, k: int = 1, *, memory: float = MEMORY
 ) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, "n k"] | Float[np.ndarray, "n outputs k"]]:
     """The ``k`` largest eigenvalues of the tangent kernel on ``x``, and their eigenvectors.
 
     Parameters
     ----------
-    f, params
+    f, params, memory
         As in :func:`empirical_ntk`.
     x
         Inputs (n, ...).
@@ -170,7 +179,7 @@ def top_eigenpairs(
     Jacobian is stored. (It converges to rounding and copes with kernels of low rank, where plain Lanczos makes up
     eigenvalues.)
     """
-    params = check_params(params)
+    params, memory = check_params(params), check_rate("memory", memory)
     model, x, outputs = check_model(f, params, x)
     rows = x.shape[0] * outputs
     k = check_whole("k", k)
@@ -178,11 +187,12 @@ def top_eigenpairs(
         raise ValueError(f"k must be at most n times the number of outputs, {rows}; got {k}")
     check_not_traced("top_eigenpairs", model, params, x)
     if rows <= DENSE_ROWS or k >= rows - 1:
-        matrix = kernel_matrix(kernel_of(model, params, x)(model, params, x))
+        matrix = kernel_matrix(kernel_of(model, params, x, memory=memory)(model, params, x))
         check_is_known("the tangent kernel", matrix, params)
         eigenvalues, eigenvectors = np.linalg.eigh(np.asarray(matrix))
     else:
-        times = Fresh(_kernel_vector_product)
+        coupled = is_coupled(model, params, x)
+        times = Fresh(functools.partial(kernel_vector_product, memory=memory, coupled=coupled))
 
         def product(v):
             moved = times(model, params, x, v.reshape(x.shape[0], outputs)).ravel()
@@ -195,14 +205,6 @@ def top_eigenpairs(
     eigenvectors = eigenvectors * np.where(eigenvectors.sum(axis=0) < 0, -1, 1)
     shape = (x.shape[0], k) if outputs == 1 else (x.shape[0], outputs, k)
     return eigenvalues[order], eigenvectors.reshape(shape)
-
-
-def _kernel_vector_product(model, params, x, v):
-    def predict(p):
-        return model(p, x)
-
-    _, vjp = jax.vjp(predict, params)
-    return jax.jvp(predict, (params,), vjp(v))[1]
 
 
 def largest_eigenpairs(
@@ -371,7 +373,8 @@ def _kernel_step(quad, params, x, y, rate, coupled):
         value, slope = jax.jvp(lambda p: quad(p, x), (p,), (direction,))
         return jnp.concatenate([value, slope], axis=1)
 
-    blocks = _tangent_kernel(stacked, _is_layered(quad), params, x, None, coupled)
+    structured = _is_layered(quad)
+    blocks = tiled_kernel(stacked, params, x, None, memory=MEMORY, coupled=coupled, structured=structured)
     ff, fg = blocks[:, :, :k, :k], blocks[:, :, :k, k:]
     gf, gg = blocks[:, :, k:, :k], blocks[:, :, k:, k:]
     r_f = rate**2 / 2 * gf

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import nqm_tools as nqm
-from nqm_tools import _coupling, kernels
+from nqm_tools import kernels
 from nqm_tools._coupling import is_coupled
 
 N, D, M, K = 6, 4, 8, 2
@@ -172,25 +172,6 @@ def test_a_recorder_of_the_users_has_the_same_kernel():
         batch_norm, nqm.Data("own", x, jnp.ones((N, K))), params=p, learning_rate=0.01, steps=2, record=("trace", own)
     )
     np.testing.assert_allclose(run.frame["own"], run.frame["trace"], rtol=1e-5)
-
-
-def test_a_jacobian_that_is_too_large_is_refused_with_the_reason(monkeypatch):
-    p, x = problem()
-    monkeypatch.setattr(_coupling, "MOST_JACOBIAN", 100)
-    data = nqm.Data("own", x, jnp.ones((N, K)))
-    for call in (
-        lambda: nqm.empirical_ntk(batch_norm, p, x),
-        lambda: nqm.top_eigenpairs(batch_norm, p, x),
-        lambda: nqm.curvature.gauss_newton_sharpness(batch_norm, p, x, data.y_train),
-        lambda: nqm.kernel_step(batch_norm, p, p, x, data.y_train, 0.1),
-        lambda: nqm.train(batch_norm, data, params=p, learning_rate=0.1, steps=1, record=("lambda_1",)),
-        lambda: nqm.max_stable_learning_rate(batch_norm, data, params=p, steps=1),
-    ):
-        with pytest.raises(ValueError, match=r"f makes its examples depend .* 12 outputs by 48 parameters"):
-            call()
-    # Nothing of this needs a kernel.
-    run = nqm.train(batch_norm, data, params=p, learning_rate=0.01, steps=2, record=("sharpness",))
-    assert run.losses[-1] < run.losses[0]
 
 
 def wide(activation, width, depth):

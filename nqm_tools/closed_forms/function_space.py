@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree, Real
 
-from nqm_tools._coupling import MOST_JACOBIAN, takes_single_examples
+from nqm_tools._coupling import takes_single_examples
 from nqm_tools._program import Fresh
 from nqm_tools._types import Outputs
 from nqm_tools.closed_forms import input_span, two_layer, two_layer_conv
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 # Beyond this many rows the kernel is no longer the smaller thing.
 MOST_ROWS = 4096
+# Of a function that is not one of the package's networks the Jacobian on the training inputs may have up to this many
+# numbers, half a gigabyte in float32: beyond that, steps in the parameters are cheaper than this kernel.
+MOST_JACOBIAN = 2**27
 # Kernel rows of this many inputs at a time.
 BLOCK = 256
 
@@ -44,7 +47,6 @@ def bind(model: Model, x_train: Real[Array, "n ..."], params: PyTree, rule: Rule
     outputs = jax.eval_shape(lambda p, x: FunctionModel(model.f).predict(p, x), params, x_train).shape[1]
     rows = len(x_train) * outputs
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
-    # The Jacobian of a function that is not one of the package's networks is built on all training inputs at once.
     if rows > MOST_ROWS or (not layered and rows * size > MOST_JACOBIAN):
         return None
     if not layered and not takes_single_examples(FunctionModel(model.f), model.params0, x_train):
