@@ -35,6 +35,8 @@ class File(NamedTuple):
     written: int = 0  # time, in ns
     provenance: dict | None = None
     statuses: dict | None = None  # key: status
+    scalars: list | None = None  # a dictionary a run
+    curves: list | None = None  # names
     table: Any = None
 
 
@@ -58,7 +60,8 @@ def read(path):
     except Exception as error:  # a flipped bit in a footer can surface as nearly anything
         cause = " ".join(str(error).split()) or repr(error)
         return File(path.name, f"is damaged ({cause[:_CAUSE]})", damaged=True)
-    return File(path.name, written=written, provenance=provenance, statuses=statuses, table=table)
+    said = {"written": written, "provenance": provenance, "statuses": statuses}
+    return File(path.name, **said, scalars=table_rows(table, False), curves=curve_names(table), table=table)
 
 
 def _checked_header(text):

@@ -186,9 +186,9 @@ class Store:
     def _rows(self, sort_by, with_curves):
         """The row that counts of every run, sorted; and the names of the curves, first seen first."""
         newest, curves = {}, {}
-        for file in self._files(tables=True):
-            curves |= dict.fromkeys(_store_file.curve_names(file.table))
-            for row in _store_file.table_rows(file.table, with_curves):
+        for file in self._files(tables=with_curves):
+            curves |= dict.fromkeys(file.curves)
+            for row in _store_file.table_rows(file.table, True) if with_curves else map(dict, file.scalars):
                 rank = (row["status"] != "failed", file.written, file.name)
                 if row["key"] not in newest or rank > newest[row["key"]][0]:
                     newest[row["key"]] = rank, row

@@ -306,7 +306,7 @@ def test_a_folder_that_is_no_place_for_a_store_is_refused(tmp_path, monkeypatch)
 def test_a_folder_that_vanished_is_no_empty_store(tmp_path):
     store = Store(tmp_path / "store")
     (tmp_path / "store").rmdir()
-    with pytest.raises(StoreError, match="cannot be read: No such file"):
+    with pytest.raises(StoreError, match="is no longer there"):
         store.finished()
 
 
