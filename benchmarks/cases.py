@@ -33,8 +33,12 @@ KERNEL_WAYS = (
     "JACOBIAN_CONTRACTION",
     "NTK_VECTOR_PRODUCTS",
 )
+# Inputs, width (parameters are a little more than their product) and examples of the kernels that memory is about.
+LARGE_KERNELS = {"0.6 M x 256": (512, 1170, 256), "2.5 M x 512": (1024, 2440, 512), "10 M x 512": (2048, 4880, 512)}
+LARGE_WAYS = ("nqm.empirical_ntk", "nt.empirical_ntk_fn", "nt.batch")
 # Seconds that an implementation of the kernel may take, compile included.
 KERNEL_LIMIT = 90
+LARGE_LIMIT = 600
 # A child that takes longer than this many seconds hangs.
 LIMIT = 1800
 
@@ -68,6 +72,20 @@ def _kernels(quick):
         for name in (FC, AVERAGE, DEEP)
         for way in KERNEL_WAYS
         if not (name == DEEP and way.startswith("closed form"))  # it has none
+    ]
+
+
+def _memory(quick):
+    sizes = {"600 x 16": (24, 24, 16)} if quick else LARGE_KERNELS
+    return [
+        {
+            "title": f"{name}, {way}",
+            "problem": {"name": name, "kind": "plain", "width": width, "n": n, "shape": [inputs]},
+            "way": way,
+            "limit": LARGE_LIMIT,
+        }
+        for name, (inputs, width, n) in sizes.items()
+        for way in LARGE_WAYS
     ]
 
 
@@ -135,6 +153,13 @@ PARTS = {
         "The empirical tangent kernel on all training examples. *Closed form* is what a run's records cost, once its"
         " model is bound to the inputs. The Frobenius norm shows that all compute the same.",
         _kernels,
+    ),
+    "memory": Part(
+        "The tangent kernel of a function that is none of the package's networks (two layers, tanh, biases), by"
+        " parameters and examples. `nqm.empirical_ntk` keeps to 2 GB; `nt.empirical_ntk_fn` builds the Jacobian;"
+        " `nt.batch` is given batches of which two Jacobians have 2 GB. *Peak* is the largest resident memory of the"
+        " process, *before* that of its imports and arguments.",
+        _memory,
     ),
     "recording": Part(
         "A whole run without records, and one that records `lambda_1`, `lambda_2`, `projection_1`, `R_f` and `R_K`"

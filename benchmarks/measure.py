@@ -1,6 +1,8 @@
 """Clocks: every measurement is kept, never only its average."""
 
 import functools
+import resource
+import sys
 import time
 
 import jax
@@ -34,6 +36,12 @@ def follow(step, state):
     (state, _), second = timed(step, state)
     (_, prediction), third = timed(step, state)
     return {"seconds": [first]}, repeated(step, state, spent=[second, third]), prediction
+
+
+def peak_memory():
+    """The largest resident memory of this process so far, in bytes."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def out_of_memory(error):

@@ -45,34 +45,44 @@ def takes_single_examples(model, params, x):
 
 def _is_coupled(model, params, x):
     narrow = jnp.result_type(*jax.tree.leaves(params)) == np.float32
+    noise = _random_like(params)
+    places = jax.tree.map(lambda leaf, noise: np.stack([leaf, np.asarray(leaf) + noise]), params, noise)
     with jax.ensure_compile_time_eval():
-        for place in (params, jax.tree.map(lambda leaf, noise: np.asarray(leaf) + noise, params, _random_like(params))):
-            apart = _coupling(model, place, x) if narrow else math.nan
-            if apart <= SUSPICIOUS:
-                continue
-            if not apart > CERTAIN:
-                with jax.enable_x64(True):
-                    apart = _coupling(*jax.tree.map(_in_float64, (model, place, x)))
-            if apart > COUPLED:
-                return True
-    return False
+        apart = _couplings(model, places, x) if narrow else [math.nan, math.nan]
+        doubtful = [place for place, share in enumerate(apart) if not share <= SUSPICIOUS and not share > CERTAIN]
+        if doubtful:
+            chosen = jax.tree.map(lambda leaf: leaf[doubtful], places)
+            with jax.enable_x64(True):
+                apart += _couplings(*jax.tree.map(_in_float64, (model, chosen, x)))
+            return any(share > CERTAIN for share in apart[:2]) or any(share > COUPLED for share in apart[2:])
+        return any(share > CERTAIN for share in apart)
 
 
-def _coupling(model, params, x):
-    """The difference of the gradients one by one and together, as a share of the larger; 0 where it is not known."""
-    found = Fresh(_gradients_apart)(model, params, x)
-    if any(isinstance(number, jax.core.Tracer) for number in found):
-        return 0.0  # the function reads what is being traced
-    apart, together, each = map(float, found)
+def _couplings(model, places, x):
+    """Differences of the gradients one by one and together, as shares of the larger; 0 where they are not known.
+
+    ``places`` are parameters with one more axis.
+    """
+    found = Fresh(_gradients_apart)(model, places, x)
+    if any(isinstance(numbers, jax.core.Tracer) for numbers in found):
+        return [0.0] * len(found[0])  # the function reads what is being traced
+    return [_share(*map(float, numbers)) for numbers in zip(*found, strict=True)]
+
+
+def _share(apart, together, each):
     if math.isfinite(together) and not math.isfinite(each):
         return math.inf  # as the variance of one example, 0, makes it
     return apart / max(together, each) if apart > 0 else 0.0
 
 
-def _gradients_apart(model, params, x):
+def _gradients_apart(model, places, x):
+    return jax.lax.map(lambda params: _norms_at(model, params, x), places)
+
+
+def _norms_at(model, params, x):
     together, vjp = jax.vjp(lambda p: model(p, x), params)
     _, vjp_of_each = jax.vjp(lambda p: jax.vmap(lambda one: model(p, one[None])[0])(x), params)
-    weights = jax.random.normal(jax.random.key(0), together.shape, together.dtype)
+    weights = jnp.asarray(_random_like(together))
     (gradient,), (other,) = vjp(weights), vjp_of_each(weights)
 
     def norm(tree):
