@@ -1,4 +1,4 @@
-# make setup | reproduce | report | test | test-jax | bench | lab | lint | format | figure | lock | clean
+# make setup | reproduce | report | test | test-jax | test-latest | test-python | bench | lab | lint | format | figure | lock | clean
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -6,15 +6,19 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(shell cat requirements.lock setup.cfg pyproject.toml | git hash-object --stdin)
 # Both ends of the declared JAX range, each with a Python that it installs on.
 JAX_ENDS := 3.11:0.9.0 3.13:0.12.0.1
+NEW_PYTHONS := python3.14 python3.15
+DEBIAN := .venv-debian
+COMMA := ,
+SPACE := $() $()
 JAX_TESTS := $(addprefix tests/test_,$(addsuffix .py,compat expansions kernels program function_space loop two_layer two_layer_conv))
 
-.PHONY: setup reproduce report test test-jax bench lab lint format lock figure clean
+.PHONY: setup reproduce report test test-jax test-latest test-python bench lab lint format lock figure clean
 
 setup: $(STAMP)
 
 $(STAMP):
-	@$(PYTHON) -c 'import sys; ok = (3, 11) <= sys.version_info[:2] <= (3, 13); \
-	  sys.exit(None if ok else "Python 3.11, 3.12 or 3.13 is needed; %s is %s. Name one: make PYTHON=python3.12 ..." \
+	@$(PYTHON) -c 'import sys; ok = (3, 11) <= sys.version_info[:2] <= (3, 15); \
+	  sys.exit(None if ok else "Python 3.11 to 3.15 is needed; %s is %s. Name one: make PYTHON=python3.12 ..." \
 	  % (sys.executable, sys.version.split()[0]))'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.5'
@@ -45,6 +49,27 @@ test-jax: $(STAMP)
 	  $$env/bin/python -m pytest -q $(JAX_TESTS) || exit 1; \
 	done
 
+# The newest release of everything that setup.cfg and the Python of $(VENV) allow, where the lock may be older.
+test-latest: $(STAMP)
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(VENV)-latest
+	$(BIN)/uv pip install --quiet --python $(VENV)-latest/bin/python --override overrides.txt -e '.[test]'
+	$(VENV)-latest/bin/python -m pytest -q $(JAX_TESTS) tests/test_dynamics.py
+
+# Pythons that one's own machine may not have yet: from Debian's unstable suite, the lock and the newest of everything, on
+# what is committed. As root, with debootstrap; MIRROR= names another mirror than its own, and the mounts end with the shell.
+test-python:
+	test -e $(DEBIAN)/usr/bin/make || debootstrap --variant=minbase \
+	  --include=ca-certificates,git,make,$(subst $(SPACE),$(COMMA),$(addsuffix -venv,$(NEW_PYTHONS))) unstable $(DEBIAN) $(MIRROR)
+	cp /etc/ssl/certs/ca-certificates.crt $(DEBIAN)/etc/ssl/certs/
+	rm -rf $(DEBIAN)/src && git clone --quiet . $(DEBIAN)/src
+	unshare --mount sh -ec 'mount -t proc proc $(DEBIAN)/proc; mount --rbind /dev $(DEBIAN)/dev; \
+	  for python in $(NEW_PYTHONS); do \
+	    echo "== $$python"; \
+	    chroot $(DEBIAN) make -C /src PYTHON=$$python VENV=.venv-$$python setup; \
+	    chroot $(DEBIAN) sh -c "cd /src && .venv-$$python/bin/python -m pytest -q $(JAX_TESTS) tests/test_dynamics.py"; \
+	    chroot $(DEBIAN) make -C /src PYTHON=$$python VENV=.venv-$$python test-latest; \
+	  done'
+
 # Half an hour at paper scale; PyTorch joins in where it is installed (it is not in the lock).
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks
@@ -66,9 +91,9 @@ figure: reproduce
 
 lock: $(STAMP)
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
-	  --no-header --override overrides.txt --extra test \
+	  --no-header --override overrides.txt --constraint constraints.txt --extra test \
 	  -o requirements.lock setup.cfg
 
 clean:
-	rm -rf $(VENV) $(VENV)-jax-* reproduced build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-jax-* $(VENV)-latest $(DEBIAN) reproduced build *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +

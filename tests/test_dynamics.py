@@ -292,7 +292,8 @@ def test_neighbours_come_to_rest_at_the_stable_equilibria_and_leave_the_others(b
         e = dynamics.equilibrium(v, beta)
         assert (e.z, e.v, e.period, e.stable) == (0.0, v, 1, low <= v < high)
         assert dynamics.signed_step(Signed(0.0, v), beta) == (0.0, v)
-        np.testing.assert_allclose(sorted(e.multipliers), sorted(np.linalg.eigvals(dynamics.jacobian((0, v), beta))))
+        eigenvalues = np.linalg.eigvals(dynamics.jacobian((0, v), beta)).real  # complex by type in NumPy 2.5
+        np.testing.assert_allclose(sorted(e.multipliers), sorted(eigenvalues))
         if v == high:
             continue  # neighbours stay near, but not by their multipliers
         z = 1e-4
@@ -302,7 +303,7 @@ def test_neighbours_come_to_rest_at_the_stable_equilibria_and_leave_the_others(b
         eigenvalues, vectors = np.linalg.eig(
             np.diag([3 - 2.0 * e.period, 1]) @ dynamics.jacobian(Signed(e.z, e.v), beta)
         )
-        state = Signed(*(np.array([e.z, e.v]) + 1e-6 * vectors[:, np.argmax(np.abs(eigenvalues))]))
+        state = Signed(*(np.array([e.z, e.v]) + 1e-6 * vectors.real[:, np.argmax(np.abs(eigenvalues))]))
         for _ in range(30):
             state = dynamics.signed_step(state, beta)
             distance = np.hypot(abs(state.z) - abs(e.z), state.v - e.v)

@@ -133,10 +133,23 @@ def test_the_lock_has_every_requirement_and_no_index(config):
         assert "sys_platform == 'never'" in line
 
 
-def test_the_lock_pins_one_version_for_all_supported_pythons():
+def test_the_lock_pins_one_version_up_to_python_3_14():
     lock = (ROOT / "requirements.lock").read_text()
-    pinned = re.findall(r"^([a-z0-9-]+)==", lock, re.MULTILINE)
+    lines = re.findall(r"^([a-z0-9-]+)==.*?(?: ; (.*?))? \\$", lock, re.MULTILINE)
+    pinned = [name for name, marker in lines if marker != "python_full_version >= '3.15'"]
     assert len(pinned) == len(set(pinned))
+    newer = {name for name, marker in lines if marker == "python_full_version >= '3.15'"}
+    assert newer == {"contourpy", "jax", "jaxlib", "numpy", "scipy"}
+
+
+def test_the_supported_pythons_are_the_same_everywhere(config):
+    low, beyond = (int(minor) for minor in re.findall(r"3\.(\d+)", config["options"]["python_requires"]))
+    classified = re.findall(r"Python :: 3\.(\d+)", config["metadata"]["classifiers"])
+    assert classified == [str(minor) for minor in range(low, beyond)]
+    assert f"With Python 3.{low} to 3.{beyond - 1}, " in (ROOT / "README.md").read_text()
+    makefile = (ROOT / "Makefile").read_text()
+    assert f"(3, {low}) <= sys.version_info[:2] <= (3, {beyond - 1});" in makefile
+    assert f"Python 3.{low} to 3.{beyond - 1} is needed" in makefile
 
 
 def test_the_installed_environment_is_tensorflow_free():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Inexact
+from jaxtyping import Float
 
 from nqm_tools._types import Numbers
 from nqm_tools._validation import check_number
@@ -122,7 +122,7 @@ class Equilibrium(NamedTuple):
     z: float
     v: float
     period: int
-    multipliers: Inexact[np.ndarray, "2"]
+    multipliers: Float[np.ndarray, "2"]
     stable: bool
 
 
@@ -175,7 +175,8 @@ def isolated_equilibria(beta: float = 0.0) -> list[Equilibrium]:
     for z, v, period in places:
         # At period 2 the step is followed by the reflection of z, which takes it back to where it was.
         matrix = np.diag([-1.0 if period == 2 else 1.0, 1.0]) @ jacobian(Signed(z, v), beta)
-        multipliers = np.linalg.eigvals(matrix)
+        # Real: 9 and 5 + beta z, (1 ± |beta|)^2, or ±3. From NumPy 2.5 on the answer is complex by type all the same.
+        multipliers = np.linalg.eigvals(matrix).real
         multipliers = multipliers[np.argsort(-np.abs(multipliers))]
         found.append(Equilibrium(z, v, period, multipliers, bool(np.all(np.abs(multipliers) < 1))))
     return found
