@@ -151,8 +151,8 @@ def _results():
         "# Results",
         "",
         "Computed from recorded runs by `nqm report`, when these pages were built. *a (b to c; n seeds)* is a mean",
-        "with its 95 % interval. An identity holds by construction or by a proof: it cannot fail, and supports nothing.",
-        "A check is about the recording. What does not hold stays in; its notebook discusses it.",
+        "with its 95 % interval. An identity holds by construction or by a proof: it cannot fail, and supports",
+        "nothing. A check is about the recording. What does not hold stays in; its notebook discusses it.",
         "",
     ]
     for name in papers.NAMES:
