@@ -5,7 +5,7 @@ import pathlib
 import publishers
 import pytest
 
-from nqm_tools import report, sweeps
+from nqm_tools import papers, report, sweeps
 from nqm_tools.sweeps import Sweep
 from nqm_tools.sweeps._settings import _read as read
 
@@ -34,6 +34,9 @@ def tiny(path, folder):
         text += f"n_test = {EXAMPLES[1]}\n" * all(table.get("n_test") for table in data)
     if len(networks) == 1 and "width" in networks[0]:
         text += "[scales.tiny.network]\nwidth = 8\n"
+    if len(networks) > 1:  # of several widths: two of them
+        tables = [f'[[scales.tiny.network]]\nname = "{networks[0]["name"]}"\nwidth = {width}\n' for width in (8, 12)]
+        text += "".join(tables)
     for file in FILES:  # with those that it extends
         (folder / file.name).write_text(file.read_text())
     (folder / path.name).write_text(path.read_text() + text)
@@ -79,8 +82,8 @@ def test_sweeps_run_on_generated_files(generated, path, tmp_path):
     frame = sweeps.run(part, store, say=lambda line: None)
     assert len(frame) == len(part)
     assert set(frame["status"]) <= {"finished", "diverged"}, frame["reason"].unique()
-    found = report.all_claims(tmp_path / "results")
-    decided = found[(found["recorded"] != "") & (found["recorded"] != "computed by the report")]
+    claims = [claim for name in papers.NAMES for claim in papers.load(name).claims() if claim.sweep == path.stem]
+    decided = report.decide(claims, tmp_path / "results")
     assert set(decided["verdict"]) <= {"holds", "does not hold", "undecided", "identity"}
     if "digits" not in path.stem:
         assert not decided.empty
