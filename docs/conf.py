@@ -1,6 +1,8 @@
 """Sphinx's settings. Pages are Markdown here, committed notebooks, docstrings, and the report (``_pages.py``)."""
 
+import json
 import pathlib
+import re
 import sys
 
 HERE = pathlib.Path(__file__).parent
@@ -52,5 +54,17 @@ napoleon_use_ivar = True
 nitpicky = False
 
 
+def check_katex():
+    """Refuse fonts and styles of another KaTeX than the one that writes the formulas."""
+    import sphinxcontrib.katex
+
+    script = pathlib.Path(sphinxcontrib.katex.__file__).with_name("katex.min.js").read_text(encoding="utf-8")
+    writes = re.search(r'version:"([\d.]+)"', script)[1]
+    styles = json.loads((HERE / "package.json").read_text(encoding="utf-8"))["dependencies"]["katex"]
+    if writes != styles:
+        raise ValueError(f"docs/package.json must name KaTeX {writes}, which writes the formulas; it names {styles}")
+
+
 def setup(app):
+    check_katex()
     _pages.write(HERE)
