@@ -16,7 +16,9 @@ import neural_tangents as nt
 MEMORY = 2e9
 # What is taken into account, a little more than XLA allocates (tests/test_memory.py compares): the numbers between an
 # example and its outputs so many times, a gradient so many times, and copies of the parameters in a product.
-REVERSE, GRADIENT, COPIES = 1.5, 1.1, 4
+REVERSE, GRADIENT, COPIES = 1.5, 1.3, 4
+# A product of gradients goes over so many of their numbers at a time.
+COLUMNS = 4096
 
 
 def tiled_kernel(model, params, x1, x2, *, memory, coupled, structured):
@@ -197,10 +199,25 @@ def _products(first, second):
 
     def of_leaves(one, other):
         rows, others = one.shape[:2], other.shape[:2]
-        products = one.reshape(math.prod(rows), -1) @ other.reshape(math.prod(others), -1).T
+        products = _product(one.reshape(math.prod(rows), -1), other.reshape(math.prod(others), -1))
         return products.reshape(*rows, *others).transpose(0, 2, 1, 3)
 
     return functools.reduce(jnp.add, map(of_leaves, jax.tree.leaves(first), jax.tree.leaves(second)))
+
+
+def _product(one, other):
+    """``one @ other.T``, some columns at a time: at once, XLA's product would make copies of half of them."""
+    whole, rest = divmod(one.shape[1], COLUMNS)
+    if whole < 2:
+        return one @ other.T
+
+    def add(i, total):
+        columns = [jax.lax.dynamic_slice_in_dim(rows, i * COLUMNS, COLUMNS, axis=1) for rows in (one, other)]
+        return total + columns[0] @ columns[1].T
+
+    dtype = jnp.result_type(one, other)
+    total = jax.lax.fori_loop(0, whole, add, jnp.zeros((len(one), len(other)), dtype))
+    return total + one[:, whole * COLUMNS :] @ other[:, whole * COLUMNS :].T if rest else total
 
 
 def _by_tiles(shape, a, b, left, block, symmetric):
