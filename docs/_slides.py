@@ -1,0 +1,58 @@
+"""Writes the slides as one page for reveal.js: formulas as MathML, figures from the committed notebooks.
+
+    python docs/_slides.py OUT
+
+makes ``OUT/index.html`` and ``OUT/figures/`` from ``teach/slides/slides.md`` (slides parted by ``---``, what follows
+``Note:`` for the speaker) and ``teach/slides/index.html``. Seen from OUT, reveal.js is to lie in
+``../../_vendor/reveal`` (npm's package ``reveal.js``: ``dist/`` and ``plugin/``); the page needs nothing else, no net
+and no server. A figure is named as `nqm reproduce` names it: ``figures/02_catapult_one_example_3.png``.
+"""
+
+import base64
+import json
+import pathlib
+import re
+import sys
+
+import mistune
+
+from nqm_tools import reproduce
+
+SLIDES = pathlib.Path(__file__).parent / "teach" / "slides"
+
+
+def sources():
+    """The slides, each as its Markdown and its speaker's notes."""
+    text = (SLIDES / "slides.md").read_text(encoding="utf-8")
+    parts = [slide.partition("\nNote:\n") for slide in re.split(r"^---$", text, flags=re.MULTILINE)]
+    return [(slide.strip(), note.strip()) for slide, _, note in parts]
+
+
+def figure(name):
+    """A figure of a committed notebook, ``02_catapult_one_example_3.png`` being its third, as PNG."""
+    stem, _, number = name.removesuffix(".png").rpartition("_")
+    cells = json.loads((reproduce.notebooks_folder() / f"{stem}.ipynb").read_text(encoding="utf-8"))["cells"]
+    data = [out["data"] for cell in cells for out in cell.get("outputs", []) if "image/png" in out.get("data", {})]
+    return base64.b64decode(data[int(number) - 1]["image/png"])
+
+
+def write(folder):
+    """Write the page and its figures; the page's path."""
+    folder = pathlib.Path(folder)
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    to_html = mistune.create_markdown(escape=False, plugins=["table"])
+    sections = []
+    for slide, note in sources():
+        for name in re.findall(r"\]\(figures/([^)]+)\)", slide):
+            (folder / "figures" / name).write_bytes(figure(name))
+        # Links are those of pages: to what these become.
+        slide = re.sub(r"\]\((\.\./[^)]+)\.(?:ipynb|md)\)", r"](\1.html)", slide)
+        shown = to_html(reproduce.formulas_to_mathml(slide))
+        sections.append(f'<section>\n{shown}<aside class="notes">{to_html(note)}</aside>\n</section>')
+    page = (SLIDES / "index.html").read_text(encoding="utf-8").replace("<!-- slides -->", "\n".join(sections))
+    (folder / "index.html").write_text(page, encoding="utf-8")
+    return folder / "index.html"
+
+
+if __name__ == "__main__":
+    print(write(sys.argv[1]))
