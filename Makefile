@@ -1,4 +1,4 @@
-# make setup | reproduce | report | test | test-jax | test-latest | test-python | bench | lab | lint | format | figure | lock | clean
+# make setup | reproduce | report | test | test-jax | test-latest | test-python | bench | docs | lab | lint | format | figure | lock | clean
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -12,7 +12,7 @@ COMMA := ,
 SPACE := $() $()
 JAX_TESTS := $(addprefix tests/test_,$(addsuffix .py,compat expansions kernels program function_space loop two_layer two_layer_conv))
 
-.PHONY: setup reproduce report test test-jax test-latest test-python bench lab lint format lock figure clean
+.PHONY: setup reproduce report test test-jax test-latest test-python bench docs lab lint format lock figure clean
 
 setup: $(STAMP)
 
@@ -74,6 +74,14 @@ test-python:
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks
 
+# The site, in docs/_build/html. npm brings what pages need of others' scripts and fonts, so that they ask no other host.
+docs: $(STAMP)
+	npm install --prefix docs --no-package-lock --no-audit --no-fund --silent
+	rm -rf docs/_vendor && mkdir docs/_vendor
+	cp -r docs/node_modules/katex/dist docs/_vendor/katex
+	cp -r docs/node_modules/reveal.js/dist docs/_vendor/reveal
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
+
 lab: $(STAMP)
 	$(BIN)/jupyter lab notebooks
 
@@ -91,9 +99,9 @@ figure: reproduce
 
 lock: $(STAMP)
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
-	  --no-header --override overrides.txt --constraint constraints.txt --extra test \
+	  --no-header --override overrides.txt --constraint constraints.txt --extra test --extra docs \
 	  -o requirements.lock setup.cfg
 
 clean:
-	rm -rf $(VENV) $(VENV)-jax-* $(VENV)-latest $(DEBIAN) reproduced build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf docs/_build docs/_extra docs/_vendor docs/node_modules $(VENV) $(VENV)-jax-* $(VENV)-latest $(DEBIAN) reproduced build *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +

@@ -3,14 +3,15 @@
     python docs/_slides.py OUT
 
 makes ``OUT/index.html`` and ``OUT/figures/`` from ``teach/slides/slides.md`` (slides parted by ``---``, what follows
-``Note:`` for the speaker) and ``teach/slides/index.html``. Seen from OUT, reveal.js is to lie in
-``../../_vendor/reveal`` (npm's package ``reveal.js``: ``dist/`` and ``plugin/``); the page needs nothing else, no net
-and no server. A figure is named as `nqm reproduce` names it: ``figures/02_catapult_one_example_3.png``.
+``Note:`` for the speaker) and ``teach/slides/index.html``; ``make docs`` does, for the site. Seen from OUT, the folder
+``dist/`` of npm's package ``reveal.js`` is to lie in ``../vendor/reveal``; the page needs nothing else, no net and no
+server. A figure is named as ``nqm reproduce`` names it: ``figures/02_catapult_one_example_3.png``.
 """
 
 import base64
 import json
 import pathlib
+import posixpath
 import re
 import sys
 
@@ -36,6 +37,11 @@ def figure(name):
     return base64.b64decode(data[int(number) - 1]["image/png"])
 
 
+def _page(link):
+    """Where the page of the site lies that a link in the slides' source means, seen from the written slides."""
+    return posixpath.join("..", posixpath.normpath(posixpath.join("teach/slides", link)))
+
+
 def write(folder):
     """Write the page and its figures; the page's path."""
     folder = pathlib.Path(folder)
@@ -45,8 +51,7 @@ def write(folder):
     for slide, note in sources():
         for name in re.findall(r"\]\(figures/([^)]+)\)", slide):
             (folder / "figures" / name).write_bytes(figure(name))
-        # Links are those of pages: to what these become.
-        slide = re.sub(r"\]\((\.\./[^)]+)\.(?:ipynb|md)\)", r"](\1.html)", slide)
+        slide = re.sub(r"\]\((\.\./[^)]+)\.(?:ipynb|md)\)", lambda link: f"]({_page(link[1])}.html)", slide)
         shown = to_html(reproduce.formulas_to_mathml(slide))
         sections.append(f'<section>\n{shown}<aside class="notes">{to_html(note)}</aside>\n</section>')
     page = (SLIDES / "index.html").read_text(encoding="utf-8").replace("<!-- slides -->", "\n".join(sections))

@@ -35,6 +35,16 @@ from nqm_tools._validation import (
     check_whole,
 )
 
+__all__ = [
+    "NAMES",
+    "Data",
+    "available",
+    "default_classes",
+    "gaussians_1d",
+    "load",
+    "single_example",
+]
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Data:

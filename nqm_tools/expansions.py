@@ -39,6 +39,20 @@ from nqm_tools._validation import (
     is_finite,
 )
 
+__all__ = [
+    "MODELS",
+    "FunctionModel",
+    "LinearModel",
+    "Model",
+    "QuadraticModel",
+    "TaylorModel",
+    "as_model",
+    "linearize",
+    "quadraticize",
+    "remainder",
+    "second_order_term",
+]
+
 _Class = TypeVar("_Class", bound=type)
 
 

@@ -37,6 +37,16 @@ from nqm_tools.expansions import QuadraticModel, check_model, match_precision
 from nqm_tools.losses import LossLike, find
 from nqm_tools.networks import architecture
 
+__all__ = [
+    "KernelStep",
+    "critical_learning_rate",
+    "empirical_ntk",
+    "kernel_matrix",
+    "kernel_step",
+    "tangent_kernel",
+    "top_eigenpairs",
+]
+
 # Kernels up to this many rows are built and decomposed whole; beyond, top eigenpairs are found matrix-free.
 DENSE_ROWS = 1024
 

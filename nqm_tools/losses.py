@@ -24,6 +24,12 @@ from jaxtyping import Array, ArrayLike, Float, Real
 from nqm_tools._types import Outputs, Targets
 from nqm_tools._validation import check_targets
 
+__all__ = [
+    "LOSSES",
+    "Loss",
+    "find",
+]
+
 
 @dataclasses.dataclass(frozen=True)
 class Loss:

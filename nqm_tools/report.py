@@ -24,6 +24,20 @@ from nqm_tools._writing import write_text
 if TYPE_CHECKING:
     import pandas as pd
 
+__all__ = [
+    "VERDICTS",
+    "all_claims",
+    "claims",
+    "decide",
+    "escape",
+    "headline",
+    "quote",
+    "readme_table",
+    "summary",
+    "to_markdown",
+    "write",
+]
+
 VERDICTS = ("holds", "does not hold", "undecided", "identity", "waits for data", "not recorded")
 MARK = "<!-- report -->\n"
 COLUMNS = ("paper", "figure", "panel", "kind", "status", "claim", "measured", "rule", "verdict", "recorded")
@@ -142,9 +156,7 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
 def readme_table(frame: pd.DataFrame) -> str:
     """What the repository's README quotes of the frame of :func:`claims`: the counts, and what does not hold."""
     failed = frame[(frame["verdict"] == "does not hold") & (frame["kind"] == "claim")]
-    lines = [
-        f"- {_escape(f'{row.figure}, {row.panel}: {row.claim} ({row.measured})')}\n" for row in failed.itertuples()
-    ]
+    lines = [f"- {escape(f'{row.figure}, {row.panel}: {row.claim} ({row.measured})')}\n" for row in failed.itertuples()]
     return headline(frame) + (" What does not hold:\n\n" + "".join(lines) if lines else "\n")
 
 
@@ -173,7 +185,7 @@ def around_quote(path: FilePath) -> tuple[str, str]:
 
 def to_markdown(frame: pd.DataFrame) -> str:
     """A frame as a Markdown table, in which every text is shown as it is."""
-    cells = [[_escape(cell) for cell in line] for line in [list(frame.columns), *frame.astype(str).to_numpy().tolist()]]
+    cells = [[escape(cell) for cell in line] for line in [list(frame.columns), *frame.astype(str).to_numpy().tolist()]]
     lines = [cells[0], ["---"] * len(frame.columns), *cells[1:]]
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
@@ -190,7 +202,7 @@ _MARKUP = re.compile(
 )
 
 
-def _escape(text):
+def escape(text: str) -> str:
     """A text in one line of Markdown that shows it letter by letter; line ends and control characters as spaces."""
     return _MARKUP.sub(r"\\\g<0>", "".join(letter if letter.isprintable() else " " for letter in text))
 

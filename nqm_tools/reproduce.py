@@ -25,6 +25,12 @@ from nqm_tools import _shipped
 from nqm_tools._types import FilePath
 from nqm_tools._writing import whole_file, write_text
 
+__all__ = [
+    "Result",
+    "reproduce",
+    "select",
+]
+
 SCALES = ("quick", "paper")
 _NUMBERED = re.compile(r"(\d\d[a-z]?|A\d)_\w+\.ipynb")
 

@@ -24,6 +24,11 @@ if TYPE_CHECKING:
     import filelock
     import pandas as pd
 
+__all__ = [
+    "Store",
+    "StoreError",
+]
+
 # A writer needs seconds, so a temporary file of this age (in seconds) belongs to one that was killed.
 ABANDONED = 3600
 

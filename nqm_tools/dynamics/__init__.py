@@ -2,13 +2,13 @@
 
 All of it is for plain gradient descent on ``half_sum``, ``1/2 sum_i r_i^2`` (a rate for ``mse`` is n/2 times that for
 ``half_sum``). One example moves the quadratic model of a two-layer ReLU network by a closed map of its prediction
-``g`` and its tangent kernel ``lambda``,
+``g`` and its tangent kernel ``lambda``::
 
     r' = (1 - eta lambda + c eta^2 r g) r
     lambda' = lambda - eta c r (4 g - eta lambda r),      r = g - y,  c = |x|^2 / (m d)
 
 with input x in R^d and width m. In the dimensionless ``z = sqrt(c) eta r``, ``v = eta lambda``,
-``beta = sqrt(c) eta y`` and in ``u = z^2``, ``w = beta z``:
+``beta = sqrt(c) eta y`` and in ``u = z^2``, ``w = beta z``::
 
     z' = (1 - v + u + w) z,   v' = v - u (4 - v) - 4 w
 

@@ -1,0 +1,82 @@
+"""The site's pages that are made from elsewhere: whatever is added has its place. `make docs` builds all of it."""
+
+import importlib
+import pathlib
+import re
+
+import pytest
+
+import nqm_tools as nqm
+from nqm_tools import papers, report, reproduce
+
+DOCS = pathlib.Path(__file__).parents[1] / "docs"
+
+
+@pytest.fixture(scope="module")
+def pages():
+    spec = importlib.util.spec_from_file_location("_pages", DOCS / "_pages.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def api(pages, tmp_path):
+    pages._api(tmp_path / "api")
+    return {path.stem: path.read_text() for path in (tmp_path / "api").iterdir()}
+
+
+def test_every_public_name_has_its_place(api):
+    documented = "\n".join(api.values())
+    modules = [name for name in nqm.__all__ if f"nqm_tools.{name}" in api]
+    assert {"dynamics", "training", "sweeps"} <= set(modules)
+    for name in set(nqm.__all__) - set(modules) - {"__version__"}:
+        home = getattr(nqm, name).__module__.removeprefix("nqm_tools.").split(".")[0]
+        assert re.search(rf"^\.\. auto(class|function):: nqm_tools\.{home}\.{name}$", documented, re.MULTILINE), name
+    for name in modules:
+        assert f"nqm_tools.{name}" in api["index"]
+
+
+def test_every_notebook_is_shown_without_checks_and_its_solutions_behind_a_toggle(pages, tmp_path):
+    import nbformat
+
+    pages._notebooks(tmp_path / "notebooks")
+    learn = pages._learn()
+    for path in reproduce.select():
+        assert f"(notebooks/{path.name})" in learn
+        shown = nbformat.read(tmp_path / "notebooks" / path.name, 4).cells
+        tags = [tag for cell in shown for tag in cell.metadata.get("tags", [])]
+        assert "remove-cell" not in tags
+        solutions = [cell for cell in shown if "solution" in cell.metadata.get("tags", [])]
+        assert solutions
+        for cell in solutions:
+            assert "hide-cell" in cell.metadata.tags if cell.cell_type == "code" else "{dropdown}" in cell.source
+        originals = [c for c in nbformat.read(path, 4).cells if "remove-cell" not in c.metadata.get("tags", [])]
+        assert [c.get("outputs") for c in shown] == [c.get("outputs") for c in originals]
+
+
+def test_every_claim_is_among_the_results(pages, monkeypatch):
+    frames = {}
+    for name in papers.NAMES:  # decided elsewhere; here without their runs, which takes a second
+        frames[name] = report.decide(papers.load(name).claims(), DOCS).assign(paper=name)
+    monkeypatch.setattr(report, "claims", lambda store, paper: frames[paper])
+    text = pages._results()
+    for frame in frames.values():
+        for claim in frame["claim"]:
+            assert report.escape(claim) in text
+
+
+def test_pages_name_no_other_host_for_scripts_styles_and_fonts():
+    for path in [*DOCS.glob("*.md"), *DOCS.glob("howto/*.md"), *DOCS.glob("_static/*")]:
+        assert not re.search(r"<(script|link|iframe|img)[^>]*https?:|@import|url\(['\"]?https?:", path.read_text()), (
+            path
+        )
+
+
+def test_links_between_the_pages_lead_somewhere(pages, tmp_path):
+    made = {"learn.md", "results.md", "api", "notebooks"}
+    for path in [*DOCS.glob("*.md"), *DOCS.glob("howto/*.md")]:
+        for target in re.findall(r"\]\(([^)#:]+)\)", path.read_text()):
+            found = (path.parent / target).resolve()
+            inside = found.relative_to(DOCS.resolve())
+            assert found.exists() or inside.parts[0] in made, f"{path.name}: {target}"
