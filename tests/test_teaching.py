@@ -66,7 +66,7 @@ def test_the_minutes_of_a_path_follow_each_other():
     text = (DOCS / "teach" / "paths.md").read_text(encoding="utf-8")
     for title, whole in (("45 minutes", 45), ("90 minutes", 90)):
         section = re.search(rf"^## {title}.*?(?=^## )", text, re.MULTILINE | re.DOTALL)[0]
-        spans = [tuple(map(int, span)) for span in re.findall(r"^\| (\d+)–(\d+) \|", section, re.MULTILINE)]
+        spans = [tuple(map(int, span)) for span in re.findall(r"^\| (\d+)\W(\d+) \|", section, re.MULTILINE)]
         assert [begin for begin, _ in spans] == [0, *(end for _, end in spans[:-1])]
         assert spans[-1][1] == whole
 
