@@ -1,14 +1,16 @@
-"""Writes the slides as one page for reveal.js: formulas as MathML, figures from the committed notebooks.
+"""Writes the slides as one page for reveal.js: formulas for KaTeX, figures from the committed notebooks.
 
     python docs/_slides.py OUT
 
 makes ``OUT/index.html`` and ``OUT/figures/`` from ``teach/slides/slides.md`` (slides parted by ``---``, what follows
-``Note:`` for the speaker) and ``teach/slides/index.html``; ``make docs`` does, for the site. Seen from OUT, the folder
-``dist/`` of npm's package ``reveal.js`` is to lie in ``../vendor/reveal``; the page needs nothing else, no net and no
-server. A figure is named as ``nqm reproduce`` names it: ``figures/02_catapult_one_example_3.png``.
+``Note:`` for the speaker) and ``teach/slides/index.html``; ``make docs`` does, for the site. Seen from OUT, the folders
+``dist/`` of npm's packages ``reveal.js`` and ``katex`` are to lie in ``../vendor/reveal`` and ``../vendor/katex``; the
+page needs nothing else, no net and no server. A figure is named as ``nqm reproduce`` names it:
+``figures/02_catapult_one_example_3.png``.
 """
 
 import base64
+import html
 import json
 import pathlib
 import posixpath
@@ -42,18 +44,33 @@ def _page(link):
     return posixpath.join("..", posixpath.normpath(posixpath.join("teach/slides", link)))
 
 
+def _to_html(markdown):
+    """A slide's Markdown as HTML; formulas, which Markdown must not touch, between the delimiters of KaTeX."""
+    formulas = []
+
+    def keep(match):
+        if match["code"]:
+            return match["code"]
+        left, right = (r"\[", r"\]") if match["display"] else (r"\(", r"\)")
+        formulas.append(html.escape(left + (match["display"] or match["inline"]).strip() + right, quote=False))
+        return f"FORMULA{len(formulas) - 1}END"
+
+    pattern = r"(?P<code>`[^`\n]*`)|\$\$(?P<display>.+?)\$\$|\$(?P<inline>[^$]+)\$"
+    text = re.sub(pattern, keep, markdown, flags=re.DOTALL)
+    shown = mistune.create_markdown(escape=False, plugins=["table"])(text)
+    return re.sub(r"FORMULA(\d+)END", lambda match: formulas[int(match[1])], shown)
+
+
 def write(folder):
     """Write the page and its figures; the page's path."""
     folder = pathlib.Path(folder)
     (folder / "figures").mkdir(parents=True, exist_ok=True)
-    to_html = mistune.create_markdown(escape=False, plugins=["table"])
     sections = []
     for slide, note in sources():
         for name in re.findall(r"\]\(figures/([^)]+)\)", slide):
             (folder / "figures" / name).write_bytes(figure(name))
         slide = re.sub(r"\]\((\.\./[^)]+)\.(?:ipynb|md)\)", lambda link: f"]({_page(link[1])}.html)", slide)
-        shown = to_html(reproduce.formulas_to_mathml(slide))
-        sections.append(f'<section>\n{shown}<aside class="notes">{to_html(note)}</aside>\n</section>')
+        sections.append(f'<section>\n{_to_html(slide)}<aside class="notes">{_to_html(note)}</aside>\n</section>')
     page = (SLIDES / "index.html").read_text(encoding="utf-8").replace("<!-- slides -->", "\n".join(sections))
     (folder / "index.html").write_text(page, encoding="utf-8")
     return folder / "index.html"

@@ -337,8 +337,7 @@ def _write_figures(notebook, stem, output):
     return figures
 
 
-# Notebook pages fetch scripts (MathJax, RequireJS, ...) from the web by default. Leave those out; formulas are
-# turned into MathML, which browsers draw themselves.
+# Notebook pages fetch scripts (MathJax, RequireJS, ...) from the web by default. Leave those out; formulas are drawn.
 _OFFLINE_TEMPLATE = """
 {%- extends 'lab/index.html.j2' -%}
 {%- block html_head_js -%}{%- endblock html_head_js -%}
@@ -358,22 +357,33 @@ def _to_html(notebook, title):
     notebook.cells = [cell for cell in notebook.cells if "remove-cell" not in cell.metadata.get("tags", [])]
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
-            cell.source = formulas_to_mathml(cell.source)
+            cell.source = formulas_to_svg(cell.source)
     exporter = HTMLExporter(raw_template=_OFFLINE_TEMPLATE)
     body, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": title}})
     return body
 
 
-def formulas_to_mathml(markdown: str) -> str:
-    """Markdown with ``$...$`` and ``$$...$$`` as MathML; code stays as it is."""
-    from latex2mathml.converter import convert
+def formulas_to_svg(markdown: str) -> str:
+    """Markdown with ``$...$`` and ``$$...$$`` as drawings, with the LaTeX as their text; code stays as it is.
+
+    Drawn, a formula needs no fonts, and is the same in every browser.
+    """
+    import ziamath
 
     def replace(match):
         if match["code"]:
             return match["code"]
         display = match["display"] is not None
-        latex = match["display"] if display else match["inline"]
-        return convert(latex.strip(), display="block" if display else "inline")
+        latex = (match["display"] if display else match["inline"]).strip()
+        # The same to LaTeX inside a formula; ziamath knows the second.
+        drawn = ziamath.Latex(latex.replace("{aligned}", "{split}"), size=17 if display else 16, inline=not display)
+        # An image to those who do not see it; below the line as far as the formula is.
+        style = "display:block;margin:1em auto" if display else f"vertical-align:{drawn.getyofst():.2f}px"
+        label = html.escape(" ".join(latex.split()), quote=True)
+        # In a page svg needs no namespace, and in a heading nbconvert would take it for another element's.
+        svg = drawn.svg().replace(' xmlns="http://www.w3.org/2000/svg"', "", 1)
+        svg = svg.replace("<svg ", f'<svg role="img" aria-label="{label}" style="{style}" ', 1)
+        return " ".join(svg.split())
 
     pattern = r"(?P<code>```.*?```|`[^`\n]*`)|\$\$(?P<display>.+?)\$\$|\$(?P<inline>[^$\n]+(?:\n[^$\n]+)?)\$"
     return re.sub(pattern, replace, markdown, flags=re.DOTALL)

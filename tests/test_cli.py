@@ -367,13 +367,34 @@ def test_notebooks_between_two_numbers_are_found_and_pages_leave_out_checks(clon
     assert "for tests" not in page
 
 
-def test_formulas_become_mathml_and_code_stays():
+def test_formulas_are_drawn_and_code_stays():
     text = "a $x_1$ b\n\n$$\\frac{1}{n}\\sum_i r_i^2$$\n\n`cost $5`\n\n```\n$HOME\n```\n"
-    converted = reproduce.formulas_to_mathml(text)
-    assert converted.count("<math") == 2
-    assert 'display="block"' in converted
+    converted = reproduce.formulas_to_svg(text)
+    assert converted.count("<svg") == 2
+    assert 'aria-label="\\frac{1}{n}\\sum_i r_i^2"' in converted
+    assert "display:block" in converted
     assert "`cost $5`" in converted
     assert "```\n$HOME\n```" in converted
+
+
+def test_no_formula_of_the_notebooks_is_left_as_text():
+    """Neither whole nor in parts: an "&" of an alignment, say, that is drawn as a letter."""
+    import ziamath
+
+    seen = 0
+    for path in reproduce.select():
+        for cell in nbformat.read(path, 4).cells:
+            if cell.cell_type == "markdown":
+                seen += cell.source.count("$")
+                drawn = reproduce.formulas_to_svg(cell.source)
+                outside = re.sub(r"<svg.*?</svg>|```.*?```|`[^`\n]*`", "", drawn, flags=re.DOTALL)
+                assert not re.search(r"\$|\\[a-z]+|\\begin", outside), path.name
+    assert seen > 1000
+    aligned = ziamath.Latex(r"\begin{split} a &= b \\ c &= d \end{split}").svg()
+    ampersand = ziamath.Latex(r"\&").svg()
+    (letter,) = re.findall(r'symbol id="([^"]+)"', ampersand)
+    assert letter not in aligned
+    assert letter not in reproduce.formulas_to_svg(r"$$\begin{aligned} a &= b \\ c &= d \end{aligned}$$")
 
 
 def test_the_clones_notebooks_are_found_in_order():
