@@ -13,6 +13,7 @@ import pathlib
 import re
 import tomllib
 from collections.abc import Sequence
+from typing import Protocol
 
 from nqm_tools import reproduce
 from nqm_tools._types import FilePath
@@ -85,6 +86,35 @@ def for_students(notebook: dict) -> dict:
         elif "remove-cell" not in tags:
             cells.append(cell)
     return notebook | {"cells": cells}
+
+
+class Manager(Protocol):
+    """Of JupyterLab's, where its files are."""
+
+    root_dir: str
+
+
+# What JupyterLab notes in cells of how it last showed and ran them.
+_NOTED = ("ExecuteTime", "collapsed", "execution", "scrolled", "trusted")
+
+
+def keep_metadata(*, model: dict, path: str, contents_manager: Manager, **_: object) -> None:
+    """Have JupyterLab save a notebook with the metadata that it had, not the names and versions of this machine's Python.
+
+    ``make lab`` starts ``jupyter lab`` with ``--ContentsManager.pre_save_hook=nqm_tools.notebooks.keep_metadata``. What
+    was not changed is then saved as the same file, byte for byte.
+    """
+    file = pathlib.Path(contents_manager.root_dir, path.strip("/"))
+    if model["type"] != "notebook" or not file.is_file():
+        return
+    try:
+        before = json.loads(file.read_text(encoding="utf-8"))["metadata"]
+    except (ValueError, KeyError, TypeError):  # what is there is no notebook, and about to be replaced
+        return
+    model["content"]["metadata"] = before
+    for cell in model["content"]["cells"]:
+        for name in _NOTED:
+            cell["metadata"].pop(name, None)
 
 
 def _place(cell):

@@ -4,6 +4,7 @@ import ast
 import builtins
 import fnmatch
 import json
+import os
 import pathlib
 import re
 import subprocess
@@ -176,6 +177,36 @@ def test_sweeps_of_the_package_are_found_by_name(tmp_path, monkeypatch):
     assert _shipped.sweep_file("figure_2b.toml") == "figure_2b.toml", "the user's comes first"
 
 
+def test_jupyterlab_saves_an_unchanged_notebook_as_the_same_file(tmp_path):
+    """As `make lab` starts it; what the browser sends names the kernel of this machine."""
+    from jupyter_server.services.contents.filemanager import FileContentsManager
+    from traitlets.config import Config
+
+    option = re.search(r"--(ContentsManager)\.(pre_save_hook)=(\S+)", (ROOT / "Makefile").read_text())
+    config = Config({option[1]: {option[2]: option[3]}})
+    manager = FileContentsManager(root_dir=str(tmp_path), config=config)
+    path = tmp_path / "00 ü.ipynb"
+    before = NOTEBOOKS[0].read_bytes()
+    path.write_bytes(before)
+    model = manager.get(path.name)
+    kernel = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
+    model["content"]["metadata"] = {"kernelspec": kernel, "language_info": {"name": "python", "version": "3.99"}}
+    for cell in model["content"]["cells"]:
+        cell["metadata"] |= {"execution": {"iopub.execute_input": "now"}, "collapsed": False, "trusted": True}
+    manager.save(model, path.name)
+    assert path.read_bytes() == before
+    model["content"]["cells"][0]["source"] += "changed"
+    manager.save(model, path.name)
+    assert b"changed" in path.read_bytes()
+    manager.save(model, "new.ipynb")
+    assert json.loads((tmp_path / "new.ipynb").read_text())["metadata"]["language_info"]["version"] == "3.99"
+    path.write_text("no notebook")
+    manager.save(model, path.name)
+    assert b"changed" in path.read_bytes()
+    manager.save({"type": "file", "format": "text", "content": "text"}, "file.txt")
+    assert (tmp_path / "file.txt").read_text() == "text"
+
+
 def test_a_wheel_carries_what_the_commands_read(tmp_path):
     """Built as `pip` builds it, but for the packing; run where there is no clone."""
     pytest.importorskip("setuptools")
@@ -197,14 +228,12 @@ def test_a_wheel_carries_what_the_commands_read(tmp_path):
         "sys.exit(cli.main(['notebooks', 'out', '--only', '06', '--student']))"
     )
     run = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=_without_clone(site), capture_output=True, text=True
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(site)},
+        capture_output=True,
+        text=True,
     )
     assert run.returncode == 0, run.stderr
     assert (tmp_path / "out" / "notebooks" / "06_generalization.ipynb").is_file()
     assert list((tmp_path / "out" / "data" / "results" / "figure_2b").glob("*.parquet"))
-
-
-def _without_clone(site):
-    import os
-
-    return os.environ | {"PYTHONPATH": str(site)}
