@@ -99,7 +99,7 @@ _NOTED = ("ExecuteTime", "collapsed", "execution", "scrolled", "trusted")
 
 
 def keep_metadata(*, model: dict, path: str, contents_manager: Manager, **_: object) -> None:
-    """Have JupyterLab save a notebook with the metadata that it had, not the names and versions of this machine's Python.
+    """Have JupyterLab save a notebook with the metadata that it had, and no names and versions of this machine's.
 
     ``make lab`` starts ``jupyter lab`` with ``--ContentsManager.pre_save_hook=nqm_tools.notebooks.keep_metadata``. What
     was not changed is then saved as the same file, byte for byte.
