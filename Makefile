@@ -82,8 +82,9 @@ docs: $(STAMP)
 	cp -r docs/node_modules/reveal.js/dist docs/_vendor/reveal
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
 
+# Saving what was not changed leaves git clean: names and versions of this machine's Python are not saved.
 lab: $(STAMP)
-	$(BIN)/jupyter lab notebooks
+	$(BIN)/jupyter lab notebooks --ContentsManager.pre_save_hook=nqm_tools.notebooks.keep_metadata
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -7,6 +7,7 @@ import pkgutil
 import re
 import shutil
 
+import _slides
 import nbformat
 
 import nqm_tools
@@ -28,18 +29,18 @@ def write(folder):
 
 
 def _extra(folder):
-    """What is copied as it is: the playground, the slides, and what these need."""
+    """What is no page of Sphinx's: the playground, the slides, and what these need."""
     extra = folder / "_extra"
     shutil.rmtree(extra, ignore_errors=True)
     extra.mkdir()
     for source, target in (
         (folder / "playground", "playground"),
-        (folder / "teach" / "slides", "slides"),
         (folder / "_vendor" / "reveal", "vendor/reveal"),
         (folder / "_vendor" / "katex", "vendor/katex"),
     ):
         if source.is_dir():
             shutil.copytree(source, extra / target)
+    _slides.write(extra / "slides")
 
 
 def _notebooks(folder):

@@ -41,7 +41,7 @@ def _parser():
     datasets.set_defaults(run=_datasets)
 
     sweep = commands.add_parser("sweep", help="compute what a store lacks of a sweep (a TOML file)")
-    sweep.add_argument("file", metavar="FILE", help="the sweep, such as experiments/figure_2b.toml")
+    sweep.add_argument("file", metavar="FILE", help="the sweep; figure_2b and its like come with the package")
     sweep.add_argument("--store", required=True, metavar="DIR", help="the folder of results; made if need be")
     sweep.add_argument("--scale", help="a scale that the file has besides its own, such as quick")
     sweep.add_argument("--models", nargs="+", metavar="MODEL", help="only these of its models")
@@ -53,7 +53,7 @@ def _parser():
     report = commands.add_parser("report", help="which of the papers' claims the recorded results bear out")
     report.add_argument("--paper", metavar="NAME", help="one paper, such as zhu2024 (else all)")
     report.add_argument(
-        "--store", metavar="DIR", help="a folder with one store a sweep (else the clone's data/results)"
+        "--store", metavar="DIR", help="a folder with one store a sweep (else the recorded ones, data/results)"
     )
     report.add_argument("--output", default="report", metavar="DIR", help="where report.md and report.html go")
     report.add_argument(
@@ -63,11 +63,17 @@ def _parser():
     )
     report.set_defaults(run=_report)
 
-    reproduce = commands.add_parser("reproduce", help="run the notebooks; write pages and figures (needs a clone)")
+    reproduce = commands.add_parser("reproduce", help="run the notebooks; write pages and figures")
     reproduce.add_argument("--scale", choices=("quick", "paper"), default="quick")
     reproduce.add_argument("--only", nargs="+", default=(), metavar="NN", help="numbers of notebooks: 00, 02b, A1, ...")
     reproduce.add_argument("--output", default="reproduced", metavar="DIR")
     reproduce.set_defaults(run=_reproduce)
+
+    notebooks = commands.add_parser("notebooks", help="copy the notebooks, with what they read, to run and to change")
+    notebooks.add_argument("folder", metavar="DIR", help="where to; made if need be")
+    notebooks.add_argument("--student", action="store_true", help="without solutions; their places are marked")
+    notebooks.add_argument("--only", nargs="+", default=(), metavar="NN", help="numbers of notebooks: 00, 02b, A1, ...")
+    notebooks.set_defaults(run=_notebooks)
     return parser
 
 
@@ -167,9 +173,9 @@ def _print_data(names, root):
 
 
 def _sweep(args):
-    from nqm_tools import sweeps
+    from nqm_tools import _shipped, sweeps
 
-    sweep = sweeps.Sweep.from_toml(args.file, args.scale)
+    sweep = sweeps.Sweep.from_toml(_shipped.sweep_file(args.file), args.scale)
     sweep = sweep.only(models=args.models, seeds=args.seeds, learning_rates=args.rates)
     frame = sweeps.run(sweep, args.store, client=args.dask)
     counts = frame["status"].value_counts()
@@ -205,3 +211,13 @@ def _reproduce(args):
     if any(result.problem == reproduce.INTERRUPTED for result in results):
         return 130
     return 1 if any(result.problem for result in results) else 0
+
+
+def _notebooks(args):
+    import shlex
+
+    from nqm_tools import notebooks
+
+    copied = notebooks.copy(args.folder, only=args.only, student=args.student)
+    print(f"{len(copied)} copied; open them with: jupyter lab {shlex.quote(str(copied[0].parent))}")
+    return 0

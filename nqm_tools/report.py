@@ -16,7 +16,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from nqm_tools import papers
+from nqm_tools import _shipped, papers
 from nqm_tools._types import FilePath
 from nqm_tools._validation import check_output
 from nqm_tools._writing import write_text
@@ -43,25 +43,15 @@ MARK = "<!-- report -->\n"
 COLUMNS = ("paper", "figure", "panel", "kind", "status", "claim", "measured", "rule", "verdict", "recorded")
 
 
-def _clone():
-    return pathlib.Path(__file__).resolve().parents[1]
-
-
 def recorded_results() -> pathlib.Path:
-    """The clone's ``data/results``.
+    """The clone's ``data/results`` or, in a package that was installed from a wheel, its own.
 
     Raises
     ------
     FileNotFoundError
-        If the package does not lie in a clone: installed packages carry no results.
+        If this installation has none.
     """
-    folder = _clone() / "data" / "results"
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            "the recorded results are part of the repository, not of the installed package: run this in a clone, "
-            "or name a folder of your own (--store)"
-        )
-    return folder
+    return _shipped.folder("data/results")
 
 
 def claims(store: FilePath, figures: Sequence[str] | None = None, paper: str = "zhu2024") -> pd.DataFrame:
@@ -232,7 +222,7 @@ def write(frame: pd.DataFrame, output: FilePath) -> tuple[pathlib.Path, pathlib.
     ValueError
         If the output is among what belongs to the repository.
     """
-    output = check_output(output, _clone())
+    output = check_output(output, _shipped.root())
     output.mkdir(parents=True, exist_ok=True)
     sections, pages = [], []
     for name, rows in frame.groupby("paper", sort=False):

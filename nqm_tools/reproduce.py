@@ -21,6 +21,7 @@ import urllib.parse
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from nqm_tools import _shipped
 from nqm_tools._types import FilePath
 from nqm_tools._writing import whole_file, write_text
 
@@ -46,20 +47,14 @@ class Result(NamedTuple):
 
 
 def notebooks_folder() -> pathlib.Path:
-    """The clone's ``notebooks/``.
+    """The clone's ``notebooks/`` or, in a package that was installed from a wheel, its own.
 
     Raises
     ------
     FileNotFoundError
-        If the package does not lie in a clone: installed packages carry no notebooks.
+        If this installation has none.
     """
-    folder = pathlib.Path(__file__).resolve().parent.parent / "notebooks"
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            "the notebooks are part of the repository, not of the installed package: "
-            "clone it, install it from there (`make setup`), and run this in the clone"
-        )
-    return folder
+    return _shipped.folder("notebooks")
 
 
 def select(only: Sequence[str] = ()) -> list[pathlib.Path]:

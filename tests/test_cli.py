@@ -14,7 +14,7 @@ import urllib.parse
 import nbformat
 import pytest
 
-from nqm_tools import _files, cli, reproduce
+from nqm_tools import _files, _shipped, cli, reproduce
 
 
 @pytest.fixture
@@ -227,10 +227,10 @@ def test_reproduce_refuses_unknown_numbers(clone, tmp_path, capsys):
     assert "no notebook is numbered 07; there are 00" in capsys.readouterr().err
 
 
-def test_reproduce_outside_a_clone_says_so(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(reproduce, "__file__", str(tmp_path / "site-packages" / "nqm_tools" / "reproduce.py"))
+def test_reproduce_without_notebooks_says_so(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(_shipped, "__file__", str(tmp_path / "site-packages" / "nqm_tools" / "_shipped.py"))
     assert cli.main(["reproduce", "--output", str(tmp_path / "out")]) == 1
-    assert "the notebooks are part of the repository" in capsys.readouterr().err
+    assert "this installation of nqm-tools has no notebooks/" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 import nqm_tools as nqm
-from nqm_tools import cli, papers, report, sweeps
+from nqm_tools import _shipped, cli, papers, report, sweeps
 from nqm_tools.papers.zhu2024 import theorems
 from nqm_tools.store import Store
 
@@ -152,10 +152,10 @@ def test_what_cannot_fail_is_counted_apart():
     assert report.summary(frame)["open"].tolist() == ["not so: identity (1)"]
 
 
-def test_without_a_clone_the_command_says_where_results_are(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(report, "__file__", str(tmp_path / "site-packages" / "nqm_tools" / "report.py"))
+def test_without_recorded_results_the_command_says_where_they_are(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(_shipped, "__file__", str(tmp_path / "site-packages" / "nqm_tools" / "_shipped.py"))
     assert cli.main(["report"]) == 1
-    assert "part of the repository" in capsys.readouterr().err
+    assert "no data/results/, which is part of the repository and of its wheels" in capsys.readouterr().err
 
 
 def test_the_readmes_quote_the_report_of_the_recorded_results(tmp_path):
