@@ -12,12 +12,10 @@ from nqm_tools import papers, report, reproduce
 DOCS = pathlib.Path(__file__).parents[1] / "docs"
 
 
-@pytest.fixture(scope="module")
-def pages():
-    spec = importlib.util.spec_from_file_location("_pages", DOCS / "_pages.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture
+def pages(monkeypatch):
+    monkeypatch.syspath_prepend(str(DOCS))
+    return importlib.import_module("_pages")
 
 
 @pytest.fixture
