@@ -22,7 +22,7 @@ def check_choice(name, value, choices):
 
 
 # What lies in a clone; a new folder there is the user's. `tests/test_package.py` compares.
-REPOSITORY = (".ci", ".git", "benchmarks", "data", "experiments", "notebooks", "nqm_tools", "tests")
+REPOSITORY = (".ci", ".git", "benchmarks", "data", "docs", "experiments", "notebooks", "nqm_tools", "tests")
 
 
 def check_output(folder, clone, inside=()):
