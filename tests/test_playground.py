@@ -203,8 +203,8 @@ def test_two_directions_follow_the_map_of_one_example_each(visit):
     groups = dynamics.SignGroups(np.eye(2), np.array([1.0, 0.85]) / 2000)
     state = dynamics.ManyExamples(np.array([0.5**0.5, 0.5**0.5]), np.array([1.0, 0.85]))
     for row in run["rows"]:
-        close(row["v"], 2.6 * np.asarray(state.kernel), 1e-5)  # in float32
-        close(row["losses"], np.asarray(state.residual) ** 2 / 2, 1e-3)
+        close(row["v"], 2.6 * state.kernel, 1e-9)
+        close(row["losses"], state.residual**2 / 2, 1e-9)
         state = dynamics.many_examples_step(state, 2.6, np.zeros(2), groups)
     outcomes = "all => all.map(([v0, ratio]) => examples.EXAMPLES.two.outcome(v0, ratio))"
     places = [(1.9, 0.8), (2.2, 0.8), (3.0, 0.8), (3.9, 0.45), (4.1, 0.3)]

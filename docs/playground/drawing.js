@@ -9,11 +9,17 @@ const drawing = (() => {
   // The plane with its regions and its handle; what it shows of the answer, if it is not hidden.
   function plane(hidden) {
     const { tab } = state;
-    const { vertical, xLabel, yLabel, outcome } = EXAMPLES[tab];
+    const { vertical, xLabel, yLabel, legend, names, outcome } = EXAMPLES[tab];
     const { min, max, log } = PARAMETERS[vertical];
     const y = log ? [min, max] : [0, max];
     const frame = axes(find(`${tab}-plane`), { x: [0, PARAMETERS.v0.max], y, log, xLabel, yLabel, yMost: 9 });
     regions(find(`${tab}-regions`), frame, hidden ? null : outcome);
+    const named = new Set();
+    for (const [x, height, anchor] of hidden ? [] : names) {
+      const words = legend[EXAMPLES[tab].outcome(x, height)];
+      if (words && !named.has(words)) frame.inside.append(label(frame.X(x), frame.Y(height), words, anchor, "label name"));
+      named.add(words);
+    }
     place(find(`${tab}-handle`), frame, state.v0, state[vertical]);
     const handle = find(`${tab}-handle`);
     handle.setAttribute("aria-valuemin", String(PARAMETERS.v0.min));

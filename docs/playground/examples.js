@@ -2,8 +2,8 @@
 "use strict";
 
 const examples = (() => {
-  // A slider each. `log`: the slider moves the logarithm. One more parameter of the map is one more entry, its name in
-  // EXAMPLES, and its use in `step` below.
+  // A slider each. `log`: the slider moves the logarithm. One more parameter of the map (a momentum) is one more entry,
+  // its name in EXAMPLES, and its place in `step`, and in what `run` asks of the laws.
   const PARAMETERS = {
     v0: { min: 0.02, max: 5, step: 0.01, begin: 2.5 },
     loss: { min: 1e-3, max: 1e4, step: 0.02, begin: 0.25, log: true },
@@ -30,12 +30,18 @@ const examples = (() => {
 
   const EXAMPLES = {
     one: {
-      parameters: { v0: "learning rate <i>ηλ</i>₀", loss: "starting loss <i>L</i>₀", beta: "target <i>β</i>",
-        width: "width <i>m</i>" },
+      parameters: {
+        v0: "learning rate <i>ηλ</i>₀",
+        loss: "starting loss <i>L</i>₀",
+        beta: "target <i>β</i>",
+        width: "width <i>m</i>",
+      },
       vertical: "loss",
       xLabel: "ηλ  (of the start: ηλ₀)",
       yLabel: "loss L",
-      legend: ["monotone", "catapult", "divergent", "undecided"],
+      legend: { monotone: "monotone", catapult: "catapult", divergent: "divergent", undecided: "undecided" },
+      // Where the plane says which region it is: place, and which end of the words is there.
+      names: [[0.08, 1.6e-3, "start"], [2.95, 1.6e-3, "middle"], [4.95, 1.6e-3, "end"]],
 
       outcome(v0, loss) {
         const { u, v, w } = observables(start(v0, loss));
@@ -66,12 +72,23 @@ const examples = (() => {
     },
 
     two: {
-      parameters: { v0: "learning rate <i>ηλ</i>₁", ratio: "ratio <i>λ</i>₂/<i>λ</i>₁",
-        loss: "starting loss <i>L</i>₀", width: "width <i>m</i>" },
+      parameters: {
+        v0: "learning rate <i>ηλ</i>₁",
+        ratio: "ratio <i>λ</i>₂/<i>λ</i>₁",
+        loss: "starting loss <i>L</i>₀",
+        width: "width <i>m</i>",
+      },
       vertical: "ratio",
       xLabel: "ηλ₁ at the start",
       yLabel: "λ₂/λ₁ at the start",
-      legend: ["neither", "first", "both", "second", "divergent"],
+      legend: {
+        neither: "neither catapults",
+        first: "only p₁ catapults",
+        both: "both catapult",
+        second: "only p₂ catapults",
+        divergent: "divergent",
+      },
+      names: [[0.08, 0.04, "start"], [3, 0.04, "middle"], [4.95, 0.04, "end"], [3.25, 0.94, "middle"]],
 
       outcome(v0, ratio) {
         const regimes = directions(v0, ratio).map(({ u, v, w }) =>

@@ -78,10 +78,11 @@ const playground = (() => {
   function verdict(said, { regime, end }) {
     if (regime === "impossible") return "No network starts there; move the start.";
     if (said === null) {
-      return "Where will ηλ end? Click there in the plane (only left and right count); or move the diamond with the arrow keys and press Enter.";
+      const keys = "or move the diamond with the arrow keys and press Enter";
+      return `Where will ηλ end? Click there in the plane (only left and right count); ${keys}.`;
     }
     const rests = !Number.isNaN(end);
-    if (said === "never") return rests ? `It does come to rest, at ηλ = ${text(end)}.` : "Right: it does not come to rest.";
+    if (said === "never") return rests ? `It does come to rest, at ηλ = ${text(end)}.` : "Right: it never comes to rest.";
     if (!rests) return `You said ηλ = ${text(said)}; it never comes to rest.`;
     return `You said ηλ = ${text(said)}; it ends at ${text(end)}, ${text(Math.abs(said - end))} away.`;
   }
@@ -111,9 +112,10 @@ const playground = (() => {
     const select = find(`${tab}-steps`);
     select.append(...STEPS.map((steps) => new Option(String(steps))));
     select.addEventListener("change", () => change({ steps: Number(select.value) }));
-    const colours = EXAMPLES[tab].legend.map((name) => `<li><span style="background:var(--${name})"></span>${
-      { neither: "neither", first: "only p₁", second: "only p₂", both: "both catapult" }[name] ?? name}</li>`);
-    find(`${tab}-legend`).innerHTML = `${colours.join("")}<li><span class="blank"></span>no network starts here</li>`;
+    const legend = Object.entries(EXAMPLES[tab].legend).map(
+      ([name, words]) => `<li><span style="background:var(--${name})"></span>${words}</li>`,
+    );
+    find(`${tab}-legend`).innerHTML = `${legend.join("")}<li><span class="blank"></span>no network starts here</li>`;
   }
 
   function where({ clientX, clientY }, [right, down] = [0, 0]) {
@@ -162,7 +164,8 @@ const playground = (() => {
       const { vertical } = EXAMPLES[tab];
       const { step: stride, log } = PARAMETERS[vertical];
       const up = way[1] * stride;
-      change({ v0: state.v0 + way[0] * PARAMETERS.v0.step, [vertical]: log ? state[vertical] * 10 ** up : state[vertical] + up });
+      const height = log ? state[vertical] * 10 ** up : state[vertical] + up;
+      change({ v0: state.v0 + way[0] * PARAMETERS.v0.step, [vertical]: height });
     });
   }
 
@@ -199,7 +202,9 @@ const playground = (() => {
       }
     });
     find("never").addEventListener("click", () => answer("never"));
-    find("another").addEventListener("click", () => change({ v0: 1.5 + 2.8 * Math.random(), loss: 10 ** (3 * Math.random() - 2) }));
+    find("another").addEventListener("click", () =>
+      change({ v0: 1.5 + 2.8 * Math.random(), loss: 10 ** (3 * Math.random() - 2) }),
+    );
     find("exercises").addEventListener("click", (event) => {
       if (!event.target.dataset.state) return;
       read(event.target.dataset.state);
