@@ -16,23 +16,22 @@ const drawing = (() => {
     regions(find(`${tab}-regions`), frame, hidden ? null : outcome);
     const named = new Set();
     for (const [x, height, anchor] of hidden ? [] : names) {
-      const words = legend[EXAMPLES[tab].outcome(x, height)];
-      if (words && !named.has(words)) frame.inside.append(label(frame.X(x), frame.Y(height), words, anchor, "label name"));
+      const words = legend[outcome(x, height)];
+      if (!words || named.has(words)) continue;
+      frame.inside.append(label(frame.X(x), frame.Y(height), words, anchor, "label name"));
       named.add(words);
     }
-    place(find(`${tab}-handle`), frame, state.v0, state[vertical]);
-    const handle = find(`${tab}-handle`);
-    handle.setAttribute("aria-valuemin", String(PARAMETERS.v0.min));
-    handle.setAttribute("aria-valuemax", String(PARAMETERS.v0.max));
-    handle.setAttribute("aria-valuenow", String(state.v0));
     const up = vertical === "loss" ? "loss" : "ratio of the eigenvalues";
-    handle.setAttribute("aria-valuetext", `learning rate times kernel ${text(state.v0)}, ${up} ${text(state[vertical])}`);
+    const words = `learning rate times kernel ${text(state.v0)}, ${up} ${text(state[vertical])}`;
+    place(find(`${tab}-handle`), frame, state.v0, state[vertical], words);
     return frame;
   }
 
-  function place(handle, frame, x, y) {
+  function place(handle, frame, x, y, words) {
     handle.style.left = `${frame.X(x)}px`;
     handle.style.top = `${frame.Y(y)}px`;
+    handle.setAttribute("aria-valuenow", String(x));
+    handle.setAttribute("aria-valuetext", words);
   }
 
   // Rows of one colour are one rectangle each.

@@ -67,11 +67,7 @@ const playground = (() => {
     find("never").hidden = !hidden();
     if (!asked) return;
     const at = guess === null || guess === "never" ? cursor : guess;
-    drawing.place(find("guess"), frame, at, PARAMETERS.loss.min * 2);
-    find("guess").setAttribute("aria-valuemin", "0");
-    find("guess").setAttribute("aria-valuemax", "5");
-    find("guess").setAttribute("aria-valuenow", String(at));
-    find("guess").setAttribute("aria-valuetext", `ηλ at the end ${text(at)}; Enter to answer`);
+    drawing.place(find("guess"), frame, at, PARAMETERS.loss.min * 2, `ηλ at the end ${text(at)}; Enter to answer`);
     find("question-text").textContent = verdict(guess, shown);
   }
 
