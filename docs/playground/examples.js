@@ -1,0 +1,173 @@
+// What the page computes: its parameters, its state (which is its address), and the two examples as functions of it.
+"use strict";
+
+const examples = (() => {
+  // A slider each. `log`: the slider moves the logarithm. One more parameter of the map (a momentum) is one more entry,
+  // its name in EXAMPLES, and its place in `step`, and in what `run` asks of the laws.
+  const PARAMETERS = {
+    v0: { min: 0.02, max: 5, step: 0.01, begin: 2.5 },
+    loss: { min: 1e-3, max: 1e4, step: 0.02, begin: 0.25, log: true },
+    beta: { min: -1.2, max: 1.2, step: 0.05, begin: 0 },
+    width: { min: 10, max: 1e5, step: 0.05, begin: 1e4, log: true },
+    ratio: { min: 0.02, max: 1, step: 0.01, begin: 0.7 },
+  };
+  const STEPS = [30, 60, 100, 200];
+  // Of the laws for a small loss: beyond it a run can step over u = 1, and the end is irregular.
+  const LAWS_END = 3.085;
+
+  const initial = { tab: "one", steps: 60, laws: 1, predict: 0 };
+  for (const [name, { begin }] of Object.entries(PARAMETERS)) initial[name] = begin;
+  const state = { ...initial };
+  // In units where λ0 = 1 and ‖x‖² = d (of two directions λ1 = 1 and ‖p‖² = λ): η is v0, and c is λ/m.
+
+  function step(now) {
+    return dynamics.signed_step(now, state.beta);
+  }
+
+  function observables({ z, v }) {
+    return { u: z * z, v, w: state.beta * z };
+  }
+
+  const EXAMPLES = {
+    one: {
+      parameters: {
+        v0: "learning rate <i>ηλ</i>₀",
+        loss: "starting loss <i>L</i>₀",
+        beta: "target <i>β</i>",
+        width: "width <i>m</i>",
+      },
+      vertical: "loss",
+      xLabel: "ηλ  (of the start: ηλ₀)",
+      yLabel: "loss L",
+      legend: { monotone: "monotone", catapult: "catapult", divergent: "divergent", undecided: "undecided" },
+      // Where the plane says which region it is: place, and which end of the words is there.
+      names: [[0.08, 1.6e-3, "start"], [2.95, 1.6e-3, "middle"], [4.95, 1.6e-3, "end"]],
+
+      outcome(v0, loss) {
+        const { u, v, w } = observables(start(v0, loss));
+        return dynamics.possible(u, v, w) ? dynamics.predict_regime(u, v, w) : "impossible";
+      },
+
+      run() {
+        const regime = this.outcome(state.v0, state.loss);
+        const begin = start(state.v0, state.loss);
+        const scale = (u) => dynamics.loss_from_u(u, state.v0, 1 / state.width);
+        const rows = dynamics.iterate(step, begin, regime === "impossible" ? 0 : state.steps).map((now) => {
+          const seen = observables(now);
+          return { ...seen, loss: scale(seen.u), sharpness: dynamics.sharpness(seen) };
+        });
+        const { u, v, w } = rows[0];
+        const y = state.beta / (Math.sqrt(1 / state.width) * state.v0);
+        const whole = regime !== "impossible";
+        return {
+          regime,
+          rows,
+          d: dynamics.triangle(begin, state.beta).d,
+          peak: whole ? scale(dynamics.peak_u(v, u, w)) : NaN,
+          end: whole ? dynamics.final_v(v, u, w) : NaN,
+          most: dynamics.max_learning_rate(Math.sqrt(2 * state.loss), 1, 1 / state.width, y),
+          law: laws(scale),
+        };
+      },
+    },
+
+    two: {
+      parameters: {
+        v0: "learning rate <i>ηλ</i>₁",
+        ratio: "ratio <i>λ</i>₂/<i>λ</i>₁",
+        loss: "starting loss <i>L</i>₀",
+        width: "width <i>m</i>",
+      },
+      vertical: "ratio",
+      xLabel: "ηλ₁ at the start",
+      yLabel: "λ₂/λ₁ at the start",
+      legend: {
+        neither: "neither catapults",
+        first: "only p₁ catapults",
+        both: "both catapult",
+        second: "only p₂ catapults",
+        divergent: "divergent",
+      },
+      names: [[0.08, 0.04, "start"], [3, 0.04, "middle"], [4.95, 0.04, "end"], [3.25, 0.94, "middle"]],
+
+      outcome(v0, ratio) {
+        const regimes = directions(v0, ratio).map(({ u, v, w }) =>
+          dynamics.possible(u, v, w) ? dynamics.predict_regime(u, v, w) : "impossible",
+        );
+        for (const any of ["impossible", "divergent", "undecided"]) if (regimes.includes(any)) return any;
+        const [first, second] = regimes.map((regime) => regime === "catapult");
+        return first ? (second ? "both" : "first") : second ? "second" : "neither";
+      },
+
+      run() {
+        const regime = this.outcome(state.v0, state.ratio);
+        const begin = directions(state.v0, state.ratio);
+        const paths = begin.map((now) =>
+          dynamics.iterate(dynamics.dimensionless_step, now, regime === "impossible" ? 0 : state.steps),
+        );
+        const c = [1 / state.width, state.ratio / state.width];
+        const rows = paths[0].map((_, t) => ({
+          losses: paths.map((path, i) => dynamics.loss_from_u(path[t].u, state.v0, c[i])),
+          v: paths.map((path) => path[t].v),
+        }));
+        const ends = begin.map(({ u, v, w }) => (regime === "impossible" ? NaN : dynamics.final_v(v, u, w)));
+        return { regime, rows, ends };
+      },
+    },
+  };
+
+  function start(v0, loss) {
+    return { z: Math.sqrt((2 * loss) / state.width) * v0, v: v0 };
+  }
+
+  function directions(v0, ratio) {
+    const u = (state.loss / state.width) * v0 ** 2;
+    return [
+      { u, v: v0, w: 0 },
+      { u: ratio * u, v: ratio * v0, w: 0 },
+    ];
+  }
+
+  // What dynamics says of a run from a small loss, or null where it says nothing.
+  function laws(scale) {
+    if (state.beta !== 0 || state.v0 <= 2 || state.v0 >= LAWS_END) return null;
+    return { peak: scale(dynamics.peak_u(state.v0)), end: dynamics.final_v(state.v0) };
+  }
+
+  // The state and the address.
+
+  function clamp(name, value) {
+    const { min, max } = PARAMETERS[name];
+    return Math.min(Math.max(value, min), max);
+  }
+
+  let writing = 0;
+
+  // What an address does not name, it leaves at its beginning.
+  function read(address) {
+    clearTimeout(writing);
+    const values = new URLSearchParams(address);
+    for (const name of Object.keys(initial)) {
+      const value = values.get(name) ?? "";
+      const number = value.trim() === "" ? NaN : Number(value);
+      if (name === "tab") state.tab = Object.keys(EXAMPLES).includes(value) ? value : initial.tab;
+      else if (!Number.isFinite(number)) state[name] = initial[name];
+      else if (name in PARAMETERS) state[name] = clamp(name, number);
+      else if (name === "steps") state.steps = STEPS.includes(number) ? number : initial.steps;
+      else state[name] = Number(number !== 0);
+    }
+  }
+
+  // Not at once: browsers refuse to have the address changed a hundred times in half a minute.
+  function write() {
+    clearTimeout(writing);
+    writing = setTimeout(() => {
+      const { tab, ...rest } = state;
+      const address = new URLSearchParams({ tab });
+      for (const [name, value] of Object.entries(rest)) if (value !== initial[name]) address.set(name, String(value));
+      history.replaceState(null, "", `#${address}`);
+    }, 400);
+  }
+
+  return { EXAMPLES, PARAMETERS, STEPS, clamp, read, state, write };
+})();
