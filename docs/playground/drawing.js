@@ -73,8 +73,8 @@ const drawing = (() => {
     const high = 1.05 * Math.min(Math.max(4.2, ...kernels.filter(Number.isFinite)), 8);
     const steps = { x: [0, state.steps], xLabel: "step" };
     const pair = [
-      axes(find(`${tab}-loss`), { ...steps, y: [bottom, top], log: true, yLabel: lossLabel }),
-      axes(find(`${tab}-kernel`), { ...steps, y: [0, high], yLabel: kernelLabel }),
+      axes(find(`${tab}-losses`), { ...steps, y: [bottom, top], log: true, yLabel: lossLabel }),
+      axes(find(`${tab}-kernels`), { ...steps, y: [0, high], yLabel: kernelLabel }),
     ];
     pair[1].line([[0, 2], [state.steps, 2]], "critical");
     return pair;
