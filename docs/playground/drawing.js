@@ -73,8 +73,8 @@ const drawing = (() => {
     const high = 1.05 * Math.min(Math.max(4.2, ...kernels.filter(Number.isFinite)), 8);
     const steps = { x: [0, state.steps], xLabel: "step" };
     const pair = [
-      axes(find(`${tab}-loss`), { ...steps, y: [bottom, top], log: true, yLabel: lossLabel }),
-      axes(find(`${tab}-kernel`), { ...steps, y: [0, high], yLabel: kernelLabel }),
+      axes(find(`${tab}-losses`), { ...steps, y: [bottom, top], log: true, yLabel: lossLabel }),
+      axes(find(`${tab}-kernels`), { ...steps, y: [0, high], yLabel: kernelLabel }),
     ];
     pair[1].line([[0, 2], [state.steps, 2]], "critical");
     return pair;
@@ -101,12 +101,13 @@ const drawing = (() => {
 
     const values = seen.map(({ loss }) => loss);
     const vs = seen.map(({ v }) => v);
-    const [losses, kernels] = charts("one", values, vs, "loss L", "ηλ, and η × sharpness");
+    const sharpness = seen.map((row) => row.sharpness);
+    const [losses, kernels] = charts("one", values, [...vs, ...sharpness], "loss L", "ηλ, and η × sharpness");
     if (lawsToo && law) {
       losses.line([[0, law.peak], [state.steps, law.peak]], "law");
       kernels.line([[0, law.end], [state.steps, law.end]], "law");
     }
-    kernels.line(seen.map(({ sharpness }, t) => [t, sharpness]), "sharpness");
+    kernels.line(sharpness.map((value, t) => [t, value]), "sharpness");
     against(losses, values, "loss");
     against(kernels, vs, "kernel");
 
@@ -123,7 +124,7 @@ const drawing = (() => {
     if (regime === "impossible") facts.splice(1);
     find("facts").hidden = hidden;
     table(find("facts"), hidden ? [] : facts);
-    const numbers = seen.map(({ loss, v, sharpness }, t) => [t, loss, v, sharpness].map(text));
+    const numbers = seen.map((row, t) => [t, row.loss, row.v, row.sharpness].map(text));
     table(find("one-numbers"), [["step", "loss L", "ηλ", "η × sharpness"], ...numbers]);
   }
 

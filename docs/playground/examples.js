@@ -15,7 +15,7 @@ const examples = (() => {
   // Of the laws for a small loss: beyond it a run can step over u = 1, and the end is irregular.
   const LAWS_END = 3.085;
 
-  const initial = { tab: "one", steps: 60, laws: 1, predict: 0 };
+  const initial = { tab: "one", steps: 30, laws: 1, predict: 0 };
   for (const [name, { begin }] of Object.entries(PARAMETERS)) initial[name] = begin;
   const state = { ...initial };
   // In units where λ0 = 1 and ‖x‖² = d (of two directions λ1 = 1 and ‖p‖² = λ): η is v0, and c is λ/m.
@@ -52,7 +52,8 @@ const examples = (() => {
         const regime = this.outcome(state.v0, state.loss);
         const begin = start(state.v0, state.loss);
         const scale = (u) => dynamics.loss_from_u(u, state.v0, 1 / state.width);
-        const rows = dynamics.iterate(step, begin, regime === "impossible" ? 0 : state.steps).map((now) => {
+        const path = dynamics.iterate(step, begin, regime === "impossible" ? 0 : state.steps);
+        const rows = path.slice(0, finite(path)).map((now) => {
           const seen = observables(now);
           return { ...seen, loss: scale(seen.u), sharpness: dynamics.sharpness(seen) };
         });
@@ -106,7 +107,7 @@ const examples = (() => {
           dynamics.iterate(dynamics.dimensionless_step, now, regime === "impossible" ? 0 : state.steps),
         );
         const c = [1 / state.width, state.ratio / state.width];
-        const rows = paths[0].map((_, t) => ({
+        const rows = paths[0].slice(0, Math.min(...paths.map(finite))).map((_, t) => ({
           losses: paths.map((path, i) => dynamics.loss_from_u(path[t].u, state.v0, c[i])),
           v: paths.map((path) => path[t].v),
         }));
@@ -118,6 +119,12 @@ const examples = (() => {
 
   function start(v0, loss) {
     return { z: Math.sqrt((2 * loss) / state.width) * v0, v: v0 };
+  }
+
+  // How many states come before numbers overflow.
+  function finite(path) {
+    const end = path.findIndex(({ z = 0, u = z * z, v }) => !Number.isFinite(u) || !Number.isFinite(u * v));
+    return end < 0 ? path.length : end;
   }
 
   function directions(v0, ratio) {

@@ -49,7 +49,7 @@ const plot = (() => {
   // Empties `svg` and gives it axes; answers the maps between values and pixels, and what draws inside.
   function axes(svg, { x, y, log = false, xLabel, yLabel, xMost = 6, yMost = 6 }) {
     const { width, height } = svg.getBoundingClientRect();
-    const box = { left: 46, top: 24, right: width - 10, bottom: height - 36 };
+    const box = { left: 54, top: 24, right: width - 10, bottom: height - 36 };
     const scale = log ? Math.log10 : (value) => value;
     const [low, high] = y.map(scale);
     // Far outside is far enough: browsers draw no path to a pixel 1e300.
