@@ -219,7 +219,7 @@ def test_an_output_or_a_quoting_file_that_must_stay_is_refused_before_anything_i
     (tmp_path / "clone" / "data" / "results").mkdir(parents=True)
     (tmp_path / "text.md").write_text("no marks")
     (tmp_path / "picture.png").write_bytes(b"\x89PNG")
-    monkeypatch.setattr(report, "_clone", lambda: tmp_path / "clone")
+    monkeypatch.setattr(_shipped, "root", lambda: tmp_path / "clone")
     monkeypatch.setattr(papers, "NAMES", ("ours",))
     before = sorted(tmp_path.rglob("*"))
     command = ["report", "--store", str(tmp_path), "--output"]
