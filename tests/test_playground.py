@@ -265,6 +265,7 @@ def test_everything_is_reached_by_keyboard(visit):
     close(page.evaluate("playground.state.v0"), v0 + 0.11, 1e-9)
     page.press("#one-handle", "ArrowUp")
     assert page.evaluate("playground.state.loss") > 0.25
+    settle(page)  # the slider has followed
     page.press("#one-v0", "ArrowLeft")
     close(page.evaluate("playground.state.v0"), v0 + 0.1, 1e-9)
     page.press("#tab-one", "ArrowRight")
