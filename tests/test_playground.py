@@ -269,6 +269,7 @@ def test_everything_is_reached_by_keyboard(visit):
     page.press("#one-v0", "ArrowLeft")
     close(page.evaluate("playground.state.v0"), v0 + 0.1, 1e-9)
     page.press("#tab-one", "ArrowRight")
+    settle(page)
     assert page.evaluate("document.activeElement.id") == "tab-two"
     assert page.is_visible("#panel-two")
     assert page.is_hidden("#panel-one")
