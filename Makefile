@@ -35,9 +35,11 @@ report: $(STAMP)
 	$(BIN)/nqm report --output report --quote README.md
 	cp report/report.md data/results/README.md
 
+# Of notebooks one more than there are cores at a time: each waits for its kernel's start and end.
 test: $(STAMP)
 	$(BIN)/python -m pytest -q -n auto --dist worksteal
-	$(BIN)/python -m pytest -q -n auto --dist loadfile --nbval-lax -p no:cacheprovider notebooks
+	$(BIN)/python -m pytest -q -n $$($(BIN)/python -c 'import os; print(os.cpu_count() + 1)') --dist loadfile --nbval-lax \
+	  -p no:cacheprovider notebooks
 
 test-jax: $(STAMP)
 	@for end in $(JAX_ENDS); do \
