@@ -112,7 +112,7 @@ def test_laws_with_the_runs_own_start_are_exact(x64, y):
             assert run.regime == dynamics.predict_regime(u0, v0, w0)
 
 
-@pytest.mark.parametrize("width", [10_000, 100_000])
+@pytest.mark.parametrize("width", [10_000, 30_000])
 def test_laws_without_the_start_hold_on_average(width):
     """Means of 20 seeds, y = 0: the peak within 5 %, the final kernel within 1 %."""
     for v0 in (2.1, 2.2, 2.35, 2.5, 2.7):
