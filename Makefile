@@ -83,6 +83,7 @@ docs: $(STAMP)
 	cp -r docs/node_modules/katex/dist docs/_vendor/katex
 	cp -r docs/node_modules/reveal.js/dist docs/_vendor/reveal
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
+	test -f docs/_build/html/playground/index.html -a -f docs/_build/html/slides/index.html
 
 # Saving what was not changed leaves git clean: names and versions of this machine's Python are not saved.
 lab: $(STAMP)

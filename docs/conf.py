@@ -26,7 +26,7 @@ extensions = [
     "sphinx_design",
     "sphinxcontrib.katex",
 ]
-exclude_patterns = ["_build", "_extra", "_vendor", "node_modules", "playground/**", "teach/slides/**"]
+exclude_patterns = ["_build", "_extra", "_vendor", "node_modules", "teach/slides/**"]
 
 nb_execution_mode = "off"
 nb_remove_code_source = False
