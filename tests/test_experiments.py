@@ -34,7 +34,7 @@ def tiny(path, folder):
         text += f"n_test = {EXAMPLES[1]}\n" * all(table.get("n_test") for table in data)
     if len(networks) == 1 and "width" in networks[0]:
         text += "[scales.tiny.network]\nwidth = 8\n"
-    if len(networks) > 1:  # of several widths: two of them
+    if len(networks) > 1 and all("width" in table for table in networks):  # of several widths: two of them
         tables = [f'[[scales.tiny.network]]\nname = "{networks[0]["name"]}"\nwidth = {width}\n' for width in (8, 12)]
         text += "".join(tables)
     for file in FILES:  # with those that it extends
