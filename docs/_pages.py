@@ -147,7 +147,7 @@ def _data(name, value):
 
 def _results():
     """Every claim of every paper."""
-    store = reproduce.notebooks_folder().parent / "data" / "results"
+    store = report.recorded_results()
     lines = [
         "# Results",
         "",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import concurrent.futures
 import html
 import os
 import pathlib
@@ -113,7 +114,7 @@ def reproduce(
         _run_sweeps(records, say)
     if records.is_dir():
         report.write(report.all_claims(records), output)
-    results = asyncio.run(_run_all(paths, output, scale, records, say))
+    results = _in_a_loop(_run_all(paths, output, scale, records, say))
     say(f"Open {(output / 'index.html').resolve()}")
     return results
 
@@ -138,6 +139,16 @@ def _side_by_side():
     """How many notebooks run at a time: two, where there are two cores for them."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return min(2, cores or 1)
+
+
+def _in_a_loop(coroutine):
+    """The result of a coroutine; where a loop runs already, as in a notebook, from one in a thread of its own."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(coroutine)
+    with concurrent.futures.ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, coroutine).result()
 
 
 async def _run_all(paths, output, scale, records, say):

@@ -1,5 +1,6 @@
 """The nqm command: what it prints, where it writes, and its exit codes."""
 
+import asyncio
 import hashlib
 import os
 import pathlib
@@ -262,6 +263,17 @@ def test_ctrl_c_leaves_finished_notebooks_in_place(clone, tmp_path):
     assert index.count("interrupted") == 2
     assert "03" not in re.findall(r"<h2>.*?(\d\d)  ", index)
     assert (out / "figures" / "00_first_1.png").is_file()
+
+
+def test_reproduce_can_be_called_in_a_notebook(clone, tmp_path):
+    """Where an event loop runs already."""
+    write_notebook(clone, "00_first.ipynb", "M:# First", "1 + 1")
+
+    async def cell():
+        return reproduce.reproduce(tmp_path / "out", say=lambda line: None)
+
+    assert [result.problem for result in asyncio.run(cell())] == [None]
+    assert (tmp_path / "out" / "00_first.html").is_file()
 
 
 def test_two_notebooks_run_at_a_time_and_one_whose_kernel_dies_stops_no_other(clone, tmp_path, monkeypatch):
