@@ -1,6 +1,7 @@
 """Kernels in tiles: the same numbers, within the memory that XLA itself says they take."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -82,6 +83,26 @@ def test_tiles_change_no_number(x64, name, memory):
     if name != "coupled":
         pair = nqm.empirical_ntk(f, params, x[:4], x[2:], memory=memory)
         np.testing.assert_allclose(pair, whole[:4, 2:], rtol=1e-10, atol=1e-12)
+
+
+# Tiles that do not divide what they cover, so that the last ones overlap or are smaller.
+@pytest.mark.parametrize(("name", "sizes"), [("three outputs", [4]), ("three outputs", [1, 2]), ("coupled", [4])])
+def test_the_last_tiles_are_right_too(x64, monkeypatch, name, sizes):
+    f, params, x = CASES[name]()
+    whole = nqm.empirical_ntk(f, params, x)
+    sizes = itertools.cycle(sizes)
+    monkeypatch.setattr(_tiles, "_most", lambda memory, each: next(sizes))
+    np.testing.assert_allclose(nqm.empirical_ntk(f, params, x, memory=1), whole, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [1, 3, 4, 8])
+def test_products_over_slices_are_products(x64, monkeypatch, size):
+    f, params, x = CASES["three outputs"]()
+    v = normal(9, 3)
+    expected = jnp.einsum("ijab,jb->ia", nqm.empirical_ntk(f, params, x), v)
+    monkeypatch.setattr(_tiles, "_most", lambda memory, each: size)
+    moved = _tiles.kernel_vector_product(f, params, x, v, memory=1, coupled=False)
+    np.testing.assert_allclose(moved, expected, rtol=1e-10, atol=1e-12)
 
 
 def test_examples_that_depend_on_each_other_have_the_gradients_of_each_batch_in_tiles_too(x64):
