@@ -84,7 +84,8 @@ def reproduce(
         Goes into each notebook's parameter ``scale``. With ``paper`` and all notebooks the sweeps run too: hours on a
         laptop; what is in ``results/`` already is not computed again.
     only : sequence of str
-        Numbers of the notebooks to run; all by default.
+        Numbers of the notebooks to run; all by default. The report is written with all of them only: it takes longer
+        than a notebook.
     say : callable
         Gets one line of progress at a time.
 
@@ -112,7 +113,7 @@ def reproduce(
     if scale == "paper" and not only:
         records = output / "results"
         _run_sweeps(records, say)
-    if records.is_dir():
+    if records.is_dir() and not only:
         report.write(report.all_claims(records), output)
     results = _in_a_loop(_run_all(paths, output, scale, records, say))
     say(f"Open {(output / 'index.html').resolve()}")

@@ -217,9 +217,11 @@ def test_reproduce_only_runs_the_numbers_asked_for(clone, tmp_path, monkeypatch)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / ("t" * 100)))
     write_notebook(clone, "00_first.ipynb", "raise SystemError('must not run')")
     write_notebook(clone, "01_second.ipynb", "1 + 1")
+    (clone.parent / "data" / "results").mkdir(parents=True)
     out = tmp_path / "out"
     assert cli.main(["reproduce", "--only", "01", "--output", str(out)]) == 0
     assert [path.name for path in (out / "notebooks").iterdir()] == ["01_second.ipynb"]
+    assert not (out / "report.html").exists(), "it takes longer than a notebook"
 
 
 def test_reproduce_refuses_unknown_numbers(clone, tmp_path, capsys):
