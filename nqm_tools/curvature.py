@@ -46,6 +46,12 @@ def sharpness(f: Function, params: PyTree, x: Inputs, y: Targets, loss: LossLike
     Notes
     -----
     ARPACK driven by Hessian-vector products (forward over reverse); up to 1,024 parameters the Hessian is built.
+
+    Examples
+    --------
+    >>> x, y = jnp.array([[2.0, 0.0], [0.0, 1.0]]), jnp.zeros(2)
+    >>> sharpness(lambda w, x: x @ w, jnp.zeros(2), x, y, loss="half_sum")  # of x^T x
+    4.0
     """
     params = check_params(params)
     model, loss, x, y = _check("sharpness", f, params, x, y, loss)
@@ -89,6 +95,13 @@ def gauss_newton_sharpness(f: Function, params: PyTree, x: Inputs, y: Targets, l
     -----
     With ``C = R R^T`` it is the largest eigenvalue of ``R^T K R`` (n k rows): built up to 1,024 rows, beyond that by
     ARPACK and products with J and J^T.
+
+    Examples
+    --------
+    >>> x, labels = jnp.eye(2), jnp.array([1.0, -1.0])
+    >>> top = gauss_newton_sharpness(lambda w, x: x @ w, jnp.zeros(2), x, labels, loss="logistic")
+    >>> round(top, 4)  # p (1 - p) / n
+    0.125
     """
     params = check_params(params)
     model, loss, x, y = _check("gauss_newton_sharpness", f, params, x, y, loss)

@@ -62,6 +62,12 @@ class Data:
         Where the examples come from; goes into every run's record.
 
     ``x_test`` and ``y_test`` may be left out.
+
+    Examples
+    --------
+    >>> data = Data("mine", x_train=np.eye(3), y_train=np.array([1, -1, 1]), provenance={"from": "a lecture"})
+    >>> data.y_train.shape, len(data.x_test)
+    ((3, 1), 0)
     """
 
     name: str
@@ -176,6 +182,11 @@ def available(name: str, *, root: FilePath | None = None) -> bool:
     -------
     bool
         True for ``digits``, which ships inside scikit-learn.
+
+    Examples
+    --------
+    >>> available("digits")
+    True
     """
     check_choice("name", name, NAMES)
     if name not in _files.SOURCES:
@@ -191,7 +202,13 @@ def available(name: str, *, root: FilePath | None = None) -> bool:
 
 
 def default_classes(name: str) -> list[int]:
-    """The pair of classes that :func:`load` takes of a data set when none is given."""
+    """The pair of classes that :func:`load` takes of a data set when none is given.
+
+    Examples
+    --------
+    >>> default_classes("fsdd")
+    [1, 3]
+    """
     return list(_DATASETS[name].default)
 
 
@@ -234,6 +251,12 @@ def load(
         If files are missing and cannot be downloaded: which, and where to put them.
     ValueError
         For unknown names and classes, more examples than there are, and damaged files.
+
+    Examples
+    --------
+    >>> data = load("digits", classes=(3, 8), n_train=20, n_test=10, label_noise=0.1, seed=0)
+    >>> data.x_train.shape, data.y_test.shape, data.provenance["classes"]
+    ((20, 8, 8, 1), (10, 1), [3, 8])
     """
     classes, n_train, n_test, label_noise, seed = check_load(
         name, classes=classes, n_train=n_train, n_test=n_test, label_noise=label_noise, seed=seed
@@ -338,6 +361,12 @@ def gaussians_1d(n_train: int = 128, *, mean: float = 2.0, std: float = 1.0, n_t
     -------
     Data
         Inputs (n, 1), labels (n, 1).
+
+    Examples
+    --------
+    >>> data = gaussians_1d(4, seed=0)
+    >>> data.x_train.shape, data.y_train.ravel().tolist()
+    ((4, 1), [1.0, 1.0, 1.0, -1.0])
     """
     n_train, mean, std, n_test, seed = check_gaussians_1d(n_train, mean=mean, std=std, n_test=n_test, seed=seed)
     rng = np.random.default_rng(seed)
@@ -368,6 +397,12 @@ def single_example(dimension: int, *, label: float = 0.0, seed: int) -> Data:
     label : float
         Its target y.
     seed : int
+
+    Examples
+    --------
+    >>> data = single_example(5, label=1.0, seed=0)
+    >>> data.x_train.shape, data.y_train.tolist()
+    ((1, 5), [[1.0]])
     """
     dimension, label, seed = check_single_example(dimension, label=label, seed=seed)
     x = np.random.default_rng(seed).standard_normal((1, dimension))

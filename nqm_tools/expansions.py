@@ -78,6 +78,16 @@ class Model:
 
     ``isometric`` tells whether distances between states are those between their parameters. A model that draws its own
     start, as networks do, has ``init(key, input_shape) -> params``.
+
+    Examples
+    --------
+    >>> model = as_model(lambda w, x: x @ w)
+    >>> x, w = jnp.eye(2), jnp.array([3.0, 4.0])
+    >>> features = model.featurize(x)
+    >>> model.predict(w, features).tolist()
+    [[3.0], [4.0]]
+    >>> model.pullback(w, features, jnp.array([[1.0], [-1.0]])).tolist()
+    [1.0, -1.0]
     """
 
     name: str = "f"
@@ -146,7 +156,14 @@ def pytree_model(cls: _Class) -> _Class:
 
 @pytree_model
 class FunctionModel(Model):
-    """``f`` itself, as a model."""
+    """``f`` itself, as a model.
+
+    Examples
+    --------
+    >>> model = FunctionModel(lambda w, x: x @ w)
+    >>> model(jnp.array([3.0, 4.0]), jnp.eye(2)).shape
+    (2, 1)
+    """
 
     f: Function = static()
 
@@ -162,7 +179,14 @@ class FunctionModel(Model):
 
 
 class TaylorModel(Model):
-    """What the two expansions share: the function ``f`` and where it is expanded."""
+    """What the two expansions share: the function ``f`` and where it is expanded.
+
+    Examples
+    --------
+    >>> quad = quadraticize(lambda w, x: jnp.exp(w) * x, jnp.array(0.0))
+    >>> isinstance(quad, TaylorModel), float(quad.params0)
+    (True, 0.0)
+    """
 
     f: Function
     params0: PyTree
@@ -175,7 +199,14 @@ class TaylorModel(Model):
 
 @pytree_model
 class LinearModel(TaylorModel):
-    """The linear model of ``f`` around ``params0``; made by :func:`linearize`."""
+    """The linear model of ``f`` around ``params0``; made by :func:`linearize`.
+
+    Examples
+    --------
+    >>> lin = linearize(lambda w, x: w**2 * x, jnp.array(1.0))
+    >>> lin.name, float(lin(jnp.array(3.0), jnp.ones((1, 1)))[0, 0])
+    ('f_lin', 5.0)
+    """
 
     f: Function = static()
     params0: PyTree
@@ -192,7 +223,14 @@ class LinearModel(TaylorModel):
 
 @pytree_model
 class QuadraticModel(TaylorModel):
-    """The neural quadratic model of ``f`` around ``params0``; made by :func:`quadraticize`."""
+    """The neural quadratic model of ``f`` around ``params0``; made by :func:`quadraticize`.
+
+    Examples
+    --------
+    >>> quad = quadraticize(lambda w, x: w**3 * x, jnp.array(1.0))
+    >>> quad.name, float(quad(jnp.array(2.0), jnp.ones((1, 1)))[0, 0])
+    ('f_quad', 7.0)
+    """
 
     f: Function = static()
     params0: PyTree
@@ -255,6 +293,13 @@ def linearize(f: Function, params0: PyTree) -> LinearModel:
     ------
     TypeError, ValueError
         If ``f`` is no hashable function, or ``params0`` holds no, non-floating or non-finite arrays.
+
+    Examples
+    --------
+    >>> f = lambda w, x: w**3 * x
+    >>> lin = linearize(f, jnp.array(1.0))
+    >>> float(lin(jnp.array(2.0), jnp.ones((1, 1)))[0, 0])  # 1 + 3 delta
+    4.0
     """
     return LinearModel(check_function(f), check_params(params0, "params0"))
 
@@ -268,6 +313,13 @@ def quadraticize(f: Function, params0: PyTree) -> QuadraticModel:
     -----
     Zhu, Liu, Radhakrishnan, Belkin (ICLR 2024), definition of the NQM. Computed with forward-mode derivatives
     (``nt.taylor_expand``), so it costs a few evaluations of ``f`` and never builds a Hessian.
+
+    Examples
+    --------
+    >>> f = lambda w, x: w**3 * x
+    >>> quad = quadraticize(f, jnp.array(1.0))
+    >>> float(quad(jnp.array(2.0), jnp.ones((1, 1)))[0, 0])  # 1 + 3 delta + 3 delta^2
+    7.0
     """
     return QuadraticModel(check_function(f), check_params(params0, "params0"))
 
@@ -287,6 +339,12 @@ def second_order_term(f: Function, params0: PyTree, params: PyTree, x: Inputs) -
         Pytrees of the same structure and shapes.
     x
         Inputs (n, ...).
+
+    Examples
+    --------
+    >>> f, x = lambda w, x: w**3 * x, jnp.ones((1, 1))
+    >>> float(second_order_term(f, jnp.array(1.0), jnp.array(2.0), x)[0, 0])  # 3 delta^2
+    3.0
     """
     return Fresh(_second_order_term)(*_check_expansion(f, params0, params, x))
 
@@ -306,6 +364,12 @@ def remainder(f: Function, params0: PyTree, params: PyTree, x: Inputs) -> Output
 
     Arguments as in :func:`second_order_term`. It falls with the third power of ``params - params0`` for a smooth
     ``f``.
+
+    Examples
+    --------
+    >>> f, x = lambda w, x: w**3 * x, jnp.ones((1, 1))
+    >>> float(remainder(f, jnp.array(1.0), jnp.array(2.0), x)[0, 0])  # delta^3
+    1.0
     """
     return Fresh(_remainder)(*_check_expansion(f, params0, params, x))
 
@@ -322,7 +386,16 @@ def _check_expansion(f, params0, params, x):
 
 
 def as_model(f: Function) -> Model:
-    """``f`` as a :class:`Model`: unchanged if it is one, else wrapped."""
+    """``f`` as a :class:`Model`: unchanged if it is one, else wrapped.
+
+    Examples
+    --------
+    >>> as_model(jnp.multiply).name
+    'f'
+    >>> lin = linearize(jnp.multiply, jnp.array(1.0))
+    >>> as_model(lin) is lin
+    True
+    """
     return f if isinstance(f, Model) else FunctionModel(check_function(f))
 
 

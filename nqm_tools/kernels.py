@@ -87,6 +87,13 @@ def empirical_ntk(
 
     Where ``f`` makes its examples depend on each other (statistics of the batch, a random mask for the whole batch) the
     gradients are those of ``f`` on all of ``x1``, and on all of ``x2``, as gradient descent on a batch has them.
+
+    Examples
+    --------
+    >>> x = jnp.array([[1.0, 2.0], [0.0, 3.0]])
+    >>> f = lambda w, x: x @ w  # its gradient in w is x
+    >>> empirical_ntk(f, jnp.zeros(2), x).tolist()
+    [[5.0, 6.0], [6.0, 9.0]]
     """
     params, memory = check_params(params), check_rate("memory", memory)
     model, x1, k = check_model(f, params, x1, "x1")
@@ -139,6 +146,13 @@ def tangent_kernel(
     """The (n1, n2, k, k) kernel of a :class:`~nqm_tools.expansions.Model`, traceable and unchecked.
 
     ``x2 = None`` means x1, and costs half. ``coupled`` says that the model is one for :func:`is_coupled`.
+
+    Examples
+    --------
+    >>> from nqm_tools.expansions import as_model
+    >>> model = as_model(lambda w, x: x @ w)
+    >>> jax.jit(lambda w, x: tangent_kernel(model, w, x))(jnp.zeros(2), jnp.eye(2)).shape
+    (2, 2, 1, 1)
     """
     structured = _is_layered(model)
     return tiled_kernel(model, params, x1, x2, memory=memory, coupled=coupled, structured=structured)
@@ -153,7 +167,14 @@ def _is_layered(model):
 
 
 def kernel_matrix(kernel: Float[ArrayLike, "n n"] | Float[ArrayLike, "n n k k"]) -> Float[ArrayLike, "rows rows"]:
-    """A kernel of shape (n, n) or (n, n, k, k) as a symmetric (n k, n k) matrix."""
+    """A kernel of shape (n, n) or (n, n, k, k) as a symmetric (n k, n k) matrix.
+
+    Examples
+    --------
+    >>> kernel = jnp.arange(16.0).reshape(2, 2, 2, 2)  # two examples, two outputs
+    >>> kernel_matrix(kernel).tolist()
+    [[0.0, 1.0, 4.0, 5.0], [2.0, 3.0, 6.0, 7.0], [8.0, 9.0, 12.0, 13.0], [10.0, 11.0, 14.0, 15.0]]
+    """
     if kernel.ndim == 2:
         return kernel
     n, _, k, _ = kernel.shape
@@ -188,6 +209,13 @@ def top_eigenpairs(
     (``scipy.sparse.linalg.eigsh``) is driven by kernel-vector products ``J (J^T v)``: neither the kernel nor the
     Jacobian is stored. (It converges to rounding and copes with kernels of low rank, where plain Lanczos makes up
     eigenvalues.)
+
+    Examples
+    --------
+    >>> x = jnp.array([[2.0, 0.0], [0.0, 1.0]])
+    >>> eigenvalues, eigenvectors = top_eigenpairs(lambda w, x: x @ w, jnp.zeros(2), x, k=2)
+    >>> eigenvalues.tolist(), eigenvectors.tolist()
+    ([4.0, 1.0], [[1.0, 0.0], [0.0, 1.0]])
     """
     params, memory = check_params(params), check_rate("memory", memory)
     model, x, outputs = check_model(f, params, x)
@@ -268,6 +296,8 @@ def critical_learning_rate(
     A linear model converges below the first and diverges above it. Wide networks and their quadratic models catapult
     between the first and about twice that (Zhu et al. 2024, Theorem 1).
 
+    Examples
+    --------
     >>> critical_learning_rate(np.diag([4.0, 1.0]), loss="half_sum", k=2)
     array([0.5, 2. ])
     """
@@ -313,6 +343,14 @@ class KernelStep(NamedTuple):
         (n, n) for one output, (n, n, k, k) for several.
     residual
         (n, k).
+
+    Examples
+    --------
+    >>> f, x = lambda w, x: x @ w + (x @ w) ** 2, jnp.eye(2)
+    >>> step = kernel_step(f, jnp.zeros(2), jnp.ones(2), x, jnp.zeros(2), 0.1)
+    >>> before = empirical_ntk(f, jnp.ones(2), x)
+    >>> bool(jnp.allclose(step.kernel, before - step.R_K))
+    True
     """
 
     kernel: Float[Array, "n n"] | Float[Array, "n n k k"]
@@ -352,6 +390,8 @@ def kernel_step(
     for any quadratic model. (Zhu et al. 2024 print the correction to K with other constants; this form follows from
     ``F(t+1) = F - learning_rate G``.) ``G`` enters only through n x n products.
 
+    Examples
+    --------
     >>> f = lambda w, x: x @ w + (x @ w) ** 2
     >>> step = kernel_step(f, jnp.zeros(2), jnp.ones(2), jnp.eye(2), jnp.zeros(2), 0.1)
     >>> step.kernel.shape, step.residual.shape

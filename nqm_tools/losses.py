@@ -50,6 +50,16 @@ class Loss:
     targets : callable, optional
         ``(y, k) -> (y, note)``: NumPy targets as users give them, (n, 1) or (n, k), as what the three functions take,
         (n, k), and what is to be said of them in a run's provenance (or None). It raises ValueError for others.
+
+    Examples
+    --------
+    >>> def huber(prediction, y):
+    ...     far = jnp.abs(prediction - y)[:, 0]
+    ...     return jnp.where(far < 1, far**2 / 2, far - 1 / 2)
+    >>> loss = Loss("huber", huber, gradient=lambda prediction, y: jnp.clip(prediction - y, -1, 1))
+    >>> prediction, y = jnp.array([[3.0], [0.5]]), jnp.zeros((2, 1))
+    >>> loss.total(prediction, y).item(), loss.output_gradient(prediction, y).tolist()
+    (1.3125, [[0.5], [0.25]])
     """
 
     name: str
@@ -188,6 +198,13 @@ def find(loss: LossLike) -> Loss:
     ------
     TypeError, ValueError
         For anything else, naming what there is.
+
+    Examples
+    --------
+    >>> find("half_sum").total(jnp.array([[3.0], [1.0]]), jnp.zeros((2, 1))).item()
+    5.0
+    >>> find(lambda prediction, y: jnp.abs(prediction - y)[:, 0]).mean
+    True
     """
     if isinstance(loss, Loss):
         return loss

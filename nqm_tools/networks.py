@@ -38,7 +38,17 @@ READOUT_INITS = ("sign", "normal")
 
 @dataclasses.dataclass(frozen=True)
 class FullyConnected:
-    """A fully connected network without biases in NTK parameterisation, ``depth`` weight layers deep."""
+    """A fully connected network without biases in NTK parameterisation, ``depth`` weight layers deep.
+
+    Examples
+    --------
+    >>> net = deep_fc(16, depth=3, activation="tanh")
+    >>> architecture(net)
+    FullyConnected(depth=3, activation='tanh')
+    >>> params = net.init(jax.random.key(0), (5, 8))
+    >>> [hidden.shape for hidden in architecture(net).preactivations(params, jnp.ones((5, 8)))]
+    [(5, 16), (5, 16)]
+    """
 
     depth: int
     activation: str
@@ -56,7 +66,17 @@ class FullyConnected:
 
 @dataclasses.dataclass(frozen=True)
 class Convolutional:
-    """One 3x3 convolution (stride 1, SAME padding), and a readout of the average over positions or of all positions."""
+    """One 3x3 convolution (stride 1, SAME padding), and a readout of the average over positions or of all positions.
+
+    Examples
+    --------
+    >>> net = two_layer_cnn(4, readout="flatten")
+    >>> architecture(net)
+    Convolutional(activation='relu', readout='flatten')
+    >>> params = net.init(jax.random.key(0), (2, 8, 8, 1))
+    >>> [hidden.shape for hidden in architecture(net).preactivations(params, jnp.ones((2, 8, 8, 1)))]
+    [(2, 8, 8, 4)]
+    """
 
     activation: str
     readout: str
@@ -91,6 +111,15 @@ class Network(_Triple):
     architecture
         An object that says what the functions compute, for the closed forms that know it
         (:mod:`nqm_tools.closed_forms`), or None.
+
+    Examples
+    --------
+    >>> def init_fn(key, input_shape):
+    ...     return (input_shape[0], 1), jax.random.normal(key, (input_shape[1], 1))
+    >>> net = Network(init_fn, lambda w, x: jnp.tanh(x @ w))
+    >>> w = net.init(jax.random.key(0), (5, 3))
+    >>> net(w, jnp.ones((5, 3))).shape
+    (5, 1)
     """
 
     architecture: object | None = None
@@ -160,6 +189,15 @@ def two_layer_fc(width: int, *, activation: str = "relu", outputs: int = 1, read
     -----
     Zhu, Liu, Radhakrishnan, Belkin, "Quadratic models for understanding catapult dynamics of neural networks"
     (ICLR 2024), equation of the two-layer network; all first-layer weights are standard normal.
+
+    Examples
+    --------
+    >>> net, x = two_layer_fc(4), jnp.array([[1.0, -2.0, 0.5]])
+    >>> params = net.init(jax.random.key(0), x.shape)
+    >>> U, v = jax.tree.leaves(params)
+    >>> by_hand = jnp.maximum(x @ U / jnp.sqrt(3), 0) @ v / jnp.sqrt(4)
+    >>> bool(jnp.allclose(net(params, x), by_hand))
+    True
     """
     return deep_fc(width, depth=2, activation=activation, outputs=outputs, readout_init=readout_init)
 
@@ -167,7 +205,14 @@ def two_layer_fc(width: int, *, activation: str = "relu", outputs: int = 1, read
 def deep_fc(
     width: int, *, depth: int = 3, activation: str = "relu", outputs: int = 1, readout_init: str = "sign"
 ) -> Network:
-    """A fully connected network with ``depth`` weight layers; see :func:`two_layer_fc` for the other arguments."""
+    """A fully connected network with ``depth`` weight layers; see :func:`two_layer_fc` for the other arguments.
+
+    Examples
+    --------
+    >>> params = deep_fc(16, depth=4, outputs=2).init(jax.random.key(0), (5, 8))
+    >>> [weights.shape for weights in jax.tree.leaves(params)]
+    [(8, 16), (16, 16), (16, 16), (16, 2)]
+    """
     width, depth = check_whole("width", width), check_whole("depth", depth, minimum=2, maximum=MOST_LAYERS)
     return _deep_fc(width, depth, *_check_options(activation, outputs, readout_init))
 
@@ -180,7 +225,15 @@ def _deep_fc(width, depth, activation, outputs, readout_init):
 
 
 def architecture(f: object) -> object | None:
-    """The architecture that a network carries; None for other functions."""
+    """The architecture that a network carries; None for other functions.
+
+    Examples
+    --------
+    >>> architecture(two_layer_fc(16))
+    FullyConnected(depth=2, activation='relu')
+    >>> print(architecture(jnp.tanh))
+    None
+    """
     return f.architecture if isinstance(f, Network) else None
 
 
@@ -202,6 +255,15 @@ def two_layer_cnn(
     -------
     Network
         For images (n, height, width, channels).
+
+    Examples
+    --------
+    >>> net, x = two_layer_cnn(4), jnp.ones((2, 8, 8, 3))
+    >>> params = net.init(jax.random.key(0), x.shape)
+    >>> [weights.shape for weights in jax.tree.leaves(params)]
+    [(3, 3, 3, 4), (4, 1)]
+    >>> net(params, x).shape
+    (2, 1)
     """
     check_choice("readout", readout, READOUTS)
     width = check_whole("width", width)

@@ -19,6 +19,12 @@ from nqm_tools import reproduce
 from nqm_tools._types import FilePath
 from nqm_tools._writing import whole_file
 
+__all__ = [
+    "copy",
+    "for_students",
+    "keep_metadata",
+]
+
 # The sweeps whose file or recorded results a notebook reads, by its number, as patterns of their names.
 READS = {
     "05": ("figure_2[ab]", "figure_3_5*", "figure_6_7_*", "figure_8_*"),
@@ -50,6 +56,13 @@ def copy(folder: FilePath, *, only: Sequence[str] = (), student: bool = False) -
     ValueError
         If there is no such notebook, the folder is among what belongs to the repository, or a file is there already
         (but for one that a notebook reads and that is the same). Nothing is copied then.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> [path.relative_to(folder).as_posix() for path in copy(folder, only=["01", "02b"])]
+    ['notebooks/01_linear_and_quadratic_models.ipynb', 'notebooks/02b_catapult_laws.ipynb']
     """
     from nqm_tools._validation import check_output
 
@@ -74,7 +87,14 @@ def copy(folder: FilePath, *, only: Sequence[str] = (), student: bool = False) -
 
 
 def for_students(notebook: dict) -> dict:
-    """A notebook, as its JSON, with a marked place for each exercise's solution, and without cells for tests."""
+    r"""A notebook, as its JSON, with a marked place for each exercise's solution, and without cells for tests.
+
+    Examples
+    --------
+    >>> solution = {"cell_type": "code", "metadata": {"tags": ["solution"]}, "source": ["# Exercise 1\\n", "2 + 2"]}
+    >>> for_students({"cells": [solution]})["cells"][0]["source"]
+    ['**Exercise 1.** *Your solution here.*']
+    """
     cells = []
     for cell in notebook["cells"]:
         tags = cell["metadata"].get("tags", ())
@@ -103,6 +123,16 @@ def keep_metadata(*, model: dict, path: str, contents_manager: Manager, **_: obj
 
     ``make lab`` starts ``jupyter lab`` with ``--ContentsManager.pre_save_hook=nqm_tools.notebooks.keep_metadata``. What
     was not changed is then saved as the same file, byte for byte.
+
+    Examples
+    --------
+    >>> import tempfile, types
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> _ = (folder / "mine.ipynb").write_text('{"metadata": {}}', encoding="utf-8")
+    >>> saved = {"type": "notebook", "content": {"metadata": {"language_info": {"version": "3.13"}}, "cells": []}}
+    >>> keep_metadata(model=saved, path="mine.ipynb", contents_manager=types.SimpleNamespace(root_dir=folder))
+    >>> saved["content"]["metadata"]
+    {}
     """
     file = pathlib.Path(contents_manager.root_dir, path.strip("/"))
     if model["type"] != "notebook" or not file.is_file():

@@ -44,6 +44,12 @@ class GeneralQuadraticModel(Model):
     -----
     Zhu et al. (2024), section on general quadratic models. Callable as ``model(w, x) -> (n, 1)`` with ``w`` of shape
     (p,), drawn by ``init`` where ``train`` gets no ``params``. With ``gamma = 0`` it is a linear model.
+
+    Examples
+    --------
+    >>> model = GeneralQuadraticModel(phi=np.ones(2), sigma=np.array([1.0, -1.0]), gamma=0.5)
+    >>> model(jnp.array([2.0, 1.0]), jnp.ones((1, 3))).item()  # 3 + (4 - 1) / 4
+    3.75
     """
 
     phi: jax.tree_util.Partial
@@ -130,6 +136,12 @@ def diagonal(gamma: float) -> GeneralQuadraticModel:
     GeneralQuadraticModel
         For inputs (n, d) and parameters (d,). ``Sigma = diag(1, -1, 1, ...)``: the paper draws its signs, and a start
         that is the same in all directions makes only their balance matter.
+
+    Examples
+    --------
+    >>> model, x = diagonal(gamma=0.5), jnp.array([[3.0, 4.0]])
+    >>> round(model(jnp.array([2.0, 1.0]), x).item(), 4)  # (3 * 2 + 4) / 5 + (4 - 1) / 4
+    2.75
     """
     return GeneralQuadraticModel(_unit_length, _alternating_signs, gamma)
 
@@ -156,6 +168,13 @@ def two_layer_linear(width: int) -> GeneralQuadraticModel:
         For inputs (n, d) and parameters (m d + m,): ``u_1, ..., u_m``, then ``v``. With ``phi = 0``,
         ``gamma = 1/sqrt(m)`` and ``Sigma = [[0, I x x], [(I x x)^T, 0]]`` (Kronecker products), for which
         ``Sigma^3 = |x|^2 Sigma``; ``Sigma^2 = |x|^2 I`` only when d = 1.
+
+    Examples
+    --------
+    >>> model, x = two_layer_linear(2), jnp.array([[3.0, 4.0]])
+    >>> w = jnp.array([1.0, 0.0, 0.0, 1.0, 1.0, 2.0])  # u_1, u_2, v
+    >>> round(model(w, x).item() * math.sqrt(2), 4)  # v_1 u_1.x + v_2 u_2.x = 3 + 8
+    11.0
     """
     width = check_whole("width", width)
 
@@ -180,6 +199,11 @@ class ExactMap(NamedTuple):
         ``gamma^2 s^2``, where ``Sigma^3 = s^2 Sigma``.
     shift : float
         ``phi^T Sigma^+ phi / (2 gamma)``; zero for phi = 0.
+
+    Examples
+    --------
+    >>> round(exact_map(two_layer_linear(4), np.array([[3.0, 4.0]])).c, 4)  # |x|^2 / m
+    6.25
     """
 
     c: float
@@ -211,6 +235,8 @@ def exact_map(model: GeneralQuadraticModel, x: Real[ArrayLike, "1 ..."]) -> Exac
     Proposition 10 of Zhu et al. (2024) asks for ``phi = 0``, y = 0 and ``Sigma^2 = |x|^2 I``; this condition is
     weaker and enough. With ``w~ = w + Sigma^+ phi / gamma`` the model is ``gamma/2 w~^T Sigma w~ - shift``.
 
+    Examples
+    --------
     >>> model = GeneralQuadraticModel(np.array([0.6, 0.8]), np.array([1.0, -1.0]), gamma=0.1)
     >>> c, shift = exact_map(model, np.ones((1, 3)))
     >>> round(c, 6), round(shift, 6)

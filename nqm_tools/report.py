@@ -75,6 +75,13 @@ def claims(store: FilePath, figures: Sequence[str] | None = None, paper: str = "
     ------
     ValueError
         If the folder or the paper does not exist, or there is no such figure.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> frame = claims(tempfile.mkdtemp(), figures=["2b"])
+    >>> frame.columns.tolist()
+    ['paper', 'figure', 'panel', 'kind', 'status', 'claim', 'measured', 'rule', 'verdict', 'recorded']
     """
     wanted = papers.load(paper).claims()
     if figures is not None:
@@ -87,7 +94,15 @@ def claims(store: FilePath, figures: Sequence[str] | None = None, paper: str = "
 
 
 def all_claims(store: FilePath) -> pd.DataFrame:
-    """The claims of all papers, under each other."""
+    """The claims of all papers, under each other.
+
+    Examples
+    --------
+    >>> all_claims("no such folder")
+    Traceback (most recent call last):
+        ...
+    ValueError: store must be a folder of results; there is no 'no such folder'
+    """
     import pandas as pd
 
     return pd.concat([claims(store, paper=name) for name in papers.NAMES], ignore_index=True)
@@ -109,6 +124,15 @@ def decide(claims: Sequence[papers.Claim], store: FilePath) -> pd.DataFrame:
     ------
     ValueError
         If the folder does not exist.
+
+    Examples
+    --------
+    >>> def check():
+    ...     return papers.Finding("1 + 1 = 2", True)
+    >>> claim = papers.Claim("1", "a panel", "", "1 + 1 is 2", "they are equal", check)
+    >>> frame = decide([claim], ".")
+    >>> frame[["claim", "measured", "verdict"]].to_numpy().tolist()
+    [['1 + 1 is 2', '1 + 1 = 2', 'holds']]
     """
     import pandas as pd
 
@@ -125,7 +149,17 @@ def decide(claims: Sequence[papers.Claim], store: FilePath) -> pd.DataFrame:
 
 
 def summary(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame of :func:`claims` in short: one row a figure and panel, and which of its claims do not hold."""
+    """The frame of :func:`claims` in short: one row a figure and panel, and which of its claims do not hold.
+
+    Examples
+    --------
+    >>> def check():
+    ...     return papers.Finding("1 + 1 = 2", True)
+    >>> claim = papers.Claim("1", "a panel", "", "1 + 1 is 2", "they are equal", check)
+    >>> frame = decide([claim], ".").assign(paper="ours")
+    >>> summary(frame)[["panel", "holds"]].to_numpy().tolist()
+    [['a panel', '1 of 1']]
+    """
     import pandas as pd
 
     rows = []
@@ -154,14 +188,41 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def readme_table(frame: pd.DataFrame) -> str:
-    """What the repository's README quotes of the frame of :func:`claims`: the counts, and what does not hold."""
+    r"""What the repository's README quotes of the frame of :func:`claims`: the counts, and what does not hold.
+
+    Examples
+    --------
+    >>> def check():
+    ...     return papers.Finding("1 + 1 = 2", True)
+    >>> claim = papers.Claim("1", "a panel", "", "1 + 1 is 2", "they are equal", check)
+    >>> frame = decide([claim], ".").assign(paper="ours")
+    >>> readme_table(frame)
+    '1 claim (1 hold).\n'
+    """
     failed = frame[(frame["verdict"] == "does not hold") & (frame["kind"] == "claim")]
     lines = [f"- {escape(f'{row.figure}, {row.panel}: {row.claim} ({row.measured})')}\n" for row in failed.itertuples()]
     return headline(frame) + (" What does not hold:\n\n" + "".join(lines) if lines else "\n")
 
 
 def quote(frame: pd.DataFrame, path: FilePath) -> None:
-    """Put :func:`readme_table` between the two marks ``<!-- report -->`` of a file."""
+    r"""Put :func:`readme_table` between the two marks ``<!-- report -->`` of a file.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> def check():
+    ...     return papers.Finding("1 + 1 = 2", True)
+    >>> claim = papers.Claim("1", "a panel", "", "1 + 1 is 2", "they are equal", check)
+    >>> frame = decide([claim], ".").assign(paper="ours")
+    >>> path = pathlib.Path(tempfile.mkdtemp(), "README.md")
+    >>> _ = path.write_text("Above.\\n" + MARK + MARK + "Below.\\n", encoding="utf-8")
+    >>> quote(frame, path)
+    >>> print(path.read_text(encoding="utf-8"))
+    Above.\n<!-- report -->
+    1 claim (1 hold).
+    <!-- report -->
+    Below.\n
+    """
     above, below = around_quote(path)
     write_text(path, MARK.join((above, readme_table(frame), below)))
 
@@ -184,7 +245,16 @@ def around_quote(path: FilePath) -> tuple[str, str]:
 
 
 def to_markdown(frame: pd.DataFrame) -> str:
-    """A frame as a Markdown table, in which every text is shown as it is."""
+    r"""A frame as a Markdown table, in which every text is shown as it is.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> print(to_markdown(pd.DataFrame({"claim": ["a | b"], "verdict": ["holds"]})))
+    | claim | verdict |
+    | --- | --- |
+    | a \| b | holds |
+    """
     cells = [[escape(cell) for cell in line] for line in [list(frame.columns), *frame.astype(str).to_numpy().tolist()]]
     lines = [cells[0], ["---"] * len(frame.columns), *cells[1:]]
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
@@ -203,7 +273,13 @@ _MARKUP = re.compile(
 
 
 def escape(text: str) -> str:
-    """A text in one line of Markdown that shows it letter by letter; line ends and control characters as spaces."""
+    r"""A text in one line of Markdown that shows it letter by letter; line ends and control characters as spaces.
+
+    Examples
+    --------
+    >>> print(escape("2 * 3 = $6"))
+    2 \* 3 = \$6
+    """
     return _MARKUP.sub(r"\\\g<0>", "".join(letter if letter.isprintable() else " " for letter in text))
 
 
@@ -221,6 +297,16 @@ def write(frame: pd.DataFrame, output: FilePath) -> tuple[pathlib.Path, pathlib.
     ------
     ValueError
         If the output is among what belongs to the repository.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> def check():
+    ...     return papers.Finding("1 + 1 = 2", True)
+    >>> claim = papers.Claim("1", "a panel", "", "1 + 1 is 2", "they are equal", check)
+    >>> frame = decide([claim], ".").assign(paper="ours")
+    >>> [path.name for path in write(frame, tempfile.mkdtemp())]
+    ['report.md', 'report.html']
     """
     output = check_output(output, _shipped.root())
     output.mkdir(parents=True, exist_ok=True)
@@ -240,7 +326,17 @@ def write(frame: pd.DataFrame, output: FilePath) -> tuple[pathlib.Path, pathlib.
 
 
 def headline(frame: pd.DataFrame) -> str:
-    """How many of a paper's claims hold, of its identities, and of the checks of ours."""
+    """How many of a paper's claims hold, of its identities, and of the checks of ours.
+
+    Examples
+    --------
+    >>> def check():
+    ...     return papers.Finding("1 + 1 = 2", True)
+    >>> claim = papers.Claim("1", "a panel", "", "1 + 1 is 2", "they are equal", check)
+    >>> frame = decide([claim], ".").assign(paper="ours")
+    >>> headline(frame)
+    '1 claim (1 hold).'
+    """
     claimed, identities = frame[frame["kind"] == "claim"], frame[frame["kind"] == "identity"]
     parts = [_counted(claimed, "claim")]
     if len(identities):

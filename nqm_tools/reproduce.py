@@ -37,7 +37,14 @@ _NUMBERED = re.compile(r"(\d\d[a-z]?|A\d)_\w+\.ipynb")
 
 
 class Result(NamedTuple):
-    """How one notebook ended: ``problem`` is None if it ran through; ``figures`` are paths in the output folder."""
+    """How one notebook ended: ``problem`` is None if it ran through; ``figures`` are paths in the output folder.
+
+    Examples
+    --------
+    >>> result = Result("00", "Start here", "00_start_here.html", ["figures/00_start_here_1.png"], 21.5, problem=None)
+    >>> "ran through" if result.problem is None else result.problem
+    'ran through'
+    """
 
     number: str
     title: str
@@ -59,7 +66,13 @@ def notebooks_folder() -> pathlib.Path:
 
 
 def select(only: Sequence[str] = ()) -> list[pathlib.Path]:
-    """The numbered notebooks in order; with ``only``, those whose numbers (``00``, ``02b``, ``A1``) are in it."""
+    """The numbered notebooks in order; with ``only``, those whose numbers (``00``, ``02b``, ``A1``) are in it.
+
+    Examples
+    --------
+    >>> [path.name for path in select(["02b", "00"])]
+    ['00_start_here.ipynb', '02b_catapult_laws.ipynb']
+    """
     found = {_number(path): path for path in sorted(notebooks_folder().iterdir()) if _NUMBERED.fullmatch(path.name)}
     unknown = [number for number in only if number not in found]
     if unknown:
@@ -99,6 +112,13 @@ def reproduce(
     ------
     ValueError
         If there is no such scale or notebook, or the output would fall among what belongs to the repository.
+
+    Examples
+    --------
+    >>> reproduce("pages", only=["99"])
+    Traceback (most recent call last):
+        ...
+    ValueError: no notebook is numbered 99; there are 00, 01, ...
     """
     from nqm_tools import report
     from nqm_tools._validation import check_choice, check_output

@@ -34,7 +34,17 @@ ABANDONED = 3600
 
 
 class StoreError(OSError):
-    """The operating system refused to read or write a store; the message names the folder and the reason."""
+    """The operating system refused to read or write a store; the message names the folder and the reason.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> try:
+    ...     Store(pathlib.Path(tempfile.mkstemp()[1], "in a file"))
+    ... except StoreError as error:
+    ...     print(str(error).rpartition(": ")[2])
+    Not a directory
+    """
 
 
 class Store:
@@ -60,6 +70,15 @@ class Store:
         If ``create`` and the folder cannot be made or written to.
     ModuleNotFoundError
         If pyarrow or filelock is not installed.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> store = Store(tempfile.mkdtemp())
+    >>> row = {"key": "0a1b", "status": "finished", "reason": "", "seed": 0, "step": [0, 1], "train_loss": [1.0, 0.5]}
+    >>> _ = store.write([row], provenance={"device": "cpu"})
+    >>> sorted(store.finished()), store.load_curves()["train_loss"].tolist()
+    (['0a1b'], [1.0, 0.5])
     """
 
     def __init__(self, folder: FilePath, create: bool = True) -> None:

@@ -30,13 +30,32 @@ FORMS: list[Form] = [function_space.bind, input_span.bind, two_layer.bind, two_l
 
 
 def register(bind: Form) -> Form:
-    """Ask ``bind`` before all other forms from now on; returns it, so that it can decorate a function."""
+    """Ask ``bind`` before all other forms from now on; returns it, so that it can decorate a function.
+
+    Examples
+    --------
+    >>> @register
+    ... def nothing_of_mine(model, x_train, params, rule):
+    ...     return None
+    >>> FORMS.remove(nothing_of_mine)
+    """
     FORMS.insert(0, bind)
     return bind
 
 
 def bind(model: Model, x_train: Real[Array, "n ..."], params: PyTree, rule: Rule) -> Model:
-    """``model`` bound to the training inputs ``x_train`` and the start ``params`` for steps of a ``rule``."""
+    """``model`` bound to the training inputs ``x_train`` and the start ``params`` for steps of a ``rule``.
+
+    Examples
+    --------
+    >>> import jax
+    >>> import nqm_tools as nqm
+    >>> net, x = nqm.networks.two_layer_fc(4), jax.numpy.ones((2, 3))
+    >>> params = net.init(jax.random.key(0), x.shape)
+    >>> rule = nqm.training.GradientDescent()
+    >>> [bind(make(net, params), x, params, rule).form for make in (nqm.linearize, nqm.quadraticize)]
+    ['function space', 'input span, two layers']
+    """
     for form in FORMS:
         bound = form(model, x_train, params, rule)
         if bound is not None:

@@ -25,6 +25,12 @@ class Forecast(NamedTuple):
         The tangent kernel at the end; NaN for a run without one.
     max_learning_rate : float
         As in :func:`max_learning_rate`.
+
+    Examples
+    --------
+    >>> answer = forecast(0.1, 1.0, learning_rate=2.5, c=1e-3)
+    >>> answer.regime, round(answer.peak_loss, 2), round(answer.final_kernel, 4), answer.max_learning_rate
+    ('catapult', 13.61, 0.5129, 4.0)
     """
 
     regime: str
@@ -64,6 +70,8 @@ def forecast(
     ValueError, TypeError
         As :func:`predict_regime` and :func:`max_learning_rate`.
 
+    Examples
+    --------
     >>> forecast(0.1, 1.0, learning_rate=2.5, c=1e-3).regime
     'catapult'
     """

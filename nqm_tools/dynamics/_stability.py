@@ -14,7 +14,13 @@ from nqm_tools.dynamics._maps import Signed
 
 
 class Triangle(NamedTuple):
-    """The three quantities of :func:`triangle`: p and q are never negative, d is positive where a run converges."""
+    """The three quantities of :func:`triangle`: p and q are never negative, d is positive where a run converges.
+
+    Examples
+    --------
+    >>> triangle(Signed(z=0.5, v=2.5))
+    Triangle(d=1.5, p=3.5, q=1.5)
+    """
 
     d: Numbers
     p: Numbers
@@ -29,6 +35,14 @@ def triangle(state: Signed, beta: Numbers = 0) -> Triangle:
     Exactly ``D' = (1 + u + w) D``, ``P' = (1 - z)^2 P``, ``Q' = (1 + z)^2 Q`` and
     ``D + P (1/2 - beta/4) + Q (1/2 + beta/4) = 4 - beta^2``. P and Q are never negative for a network (they are
     sums of squares), so with ``|beta| < 2`` and ``D >= 0`` the state stays in a triangle for ever.
+
+    Examples
+    --------
+    >>> from nqm_tools.dynamics import signed_step
+    >>> before = triangle(Signed(0.5, 2.5))
+    >>> after = triangle(signed_step(Signed(0.5, 2.5)))
+    >>> before.d, after.d, (1 + 0.5**2) * before.d
+    (1.5, 1.875, 1.875)
     """
     z, v = state
     return Triangle(4 - v + beta * z, v + 2 * (z + beta), v - 2 * (z + beta))
@@ -60,6 +74,13 @@ def max_learning_rate(residual: Numbers, kernel: Numbers, c: Numbers, y: Numbers
     -----
     Beyond it almost no start converges (proved for ``|beta| < 2``: D cannot change sign, see :func:`triangle`). That
     every smaller rate converges is proved for y = 0 and observed for y != 0.
+
+    Examples
+    --------
+    >>> max_learning_rate(residual=0.1, kernel=1.0, c=1e-3)  # 4 / lambda for y = 0
+    4.0
+    >>> round(max_learning_rate(residual=0.1, kernel=1.0, c=1e-3, y=20.0), 4)
+    1.5811
     """
     residual, kernel, c, y = check_float64(residual=residual, kernel=kernel, c=c, y=y)
     refuse(kernel < 0, "kernel", "non-negative", kernel)
@@ -96,6 +117,11 @@ def predict_regime(u: Numbers, v: Numbers, w: Numbers = 0.0) -> str | np.ndarray
     -----
     With y = 0 and ``v <= 2`` no later step raises the loss either. From ``v > 2`` with ``u >= v - 2``, a start that
     wide networks do not have, the loss falls at first and may rise later.
+
+    Examples
+    --------
+    >>> predict_regime(u=1e-3, v=np.array([1.5, 2.5, 4.5])).tolist()
+    ['monotone', 'catapult', 'divergent']
     """
     u, v, w = check_dimensionless(u, v, w)
     factor = 1 - v + u + w
@@ -117,6 +143,12 @@ class Equilibrium(NamedTuple):
         (2,), the eigenvalues of the step's Jacobian in (z, v), with the sign of z followed; largest modulus first.
     stable : bool
         Whether the residual contracts nearby, its multiplier below 1 in modulus: False at v = 2, where it is -1.
+
+    Examples
+    --------
+    >>> place = equilibrium(v=1.5)
+    >>> place.stable, place.multipliers.tolist()
+    (True, [1.0, -0.5])
     """
 
     z: float
@@ -127,7 +159,13 @@ class Equilibrium(NamedTuple):
 
 
 def jacobian(state: Signed, beta: float = 0.0) -> Float[np.ndarray, "2 2"]:
-    """The Jacobian of :func:`signed_step` at a :class:`Signed` state, (2, 2): rows z', v', columns z, v."""
+    """The Jacobian of :func:`signed_step` at a :class:`Signed` state, (2, 2): rows z', v', columns z, v.
+
+    Examples
+    --------
+    >>> jacobian(Signed(0.5, 2.5)).tolist()
+    [[-0.75, -0.5], [-1.5, 1.25]]
+    """
     z, v = state
     return np.array(
         [
@@ -142,13 +180,24 @@ def stable_interval(beta: float = 0.0) -> tuple[float, float] | None:
     """The ``v`` of the stable equilibria, all with ``r = 0``: ``2 |beta| <= v < 2``, or None for ``|beta| >= 1``.
 
     Zhu et al. (2024), Theorem 2, with constants: a network's kernel cannot fall below ``2 sqrt(c) |y|`` at r = 0.
+
+    Examples
+    --------
+    >>> stable_interval(0.25), stable_interval(1.5)
+    ((0.5, 2.0), None)
     """
     beta = check_number("beta", beta)
     return (2 * abs(beta), 2.0) if abs(beta) < 1 else None
 
 
 def equilibrium(v: float, beta: float = 0.0) -> Equilibrium:
-    """The equilibrium with ``r = 0`` and kernel ``v = eta lambda``; its multipliers are ``1 - v`` and 1."""
+    """The equilibrium with ``r = 0`` and kernel ``v = eta lambda``; its multipliers are ``1 - v`` and 1.
+
+    Examples
+    --------
+    >>> [equilibrium(v).stable for v in (1.9, 2.0, 2.1)]
+    [True, False, False]
+    """
     v, beta = check_number("v", v), check_number("beta", beta)
     if v < 2 * abs(beta):
         raise ValueError(f"v must be at least 2 |beta| = {2 * abs(beta):g}, where a network's r is 0; got {v:g}")
@@ -164,6 +213,11 @@ def isolated_equilibria(beta: float = 0.0) -> list[Equilibrium]:
     list of Equilibrium
         ``z = ±2, v = 4 ± 2 beta > 0``, and all weights zero (``z = -beta, v = 0``). For beta = 0 also ``u = 2, v = 4``,
         where the residual changes sign at every step.
+
+    Examples
+    --------
+    >>> [(place.z, place.v, place.stable) for place in isolated_equilibria(beta=0.5)]
+    [(2.0, 5.0, False), (-2.0, 3.0, False), (-0.5, 0.0, False)]
     """
     beta = check_number("beta", beta)
     places = [(z, 4 + z * beta, 1) for z in (2.0, -2.0) if 4 + z * beta > 0]

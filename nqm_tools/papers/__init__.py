@@ -37,6 +37,11 @@ def load(name: str) -> types.ModuleType:
     ------
     ValueError
         If there is no such paper.
+
+    Examples
+    --------
+    >>> [claim.status for claim in load("ours").claims()][:2]
+    ['derived', 'derived']
     """
     if name not in NAMES:
         raise ValueError(f"there is no paper {name!r}; there are {', '.join(NAMES)}")

@@ -39,6 +39,13 @@ class Claim(NamedTuple):
         How we know what is ours: ``"proved"``, ``"derived"`` (to some order, without a bound) or ``"observed"``.
     awaited
         Whether its data set is one that the project could not obtain so far.
+
+    Examples
+    --------
+    >>> import nqm_tools as nqm
+    >>> claim = Claim("3", "a panel", "", "2 is even", "its remainder is 0", lambda: Finding("remainder 0", 2 % 2 == 0))
+    >>> nqm.report.decide([claim], ".")["verdict"].tolist()
+    ['holds']
     """
 
     figure: str
@@ -53,7 +60,13 @@ class Claim(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """``measured`` is a text with numbers; ``holds`` is None where the records do not suffice to tell."""
+    """``measured`` is a text with numbers; ``holds`` is None where the records do not suffice to tell.
+
+    Examples
+    --------
+    >>> Finding("1.2 (0.9 to 1.5; 5 seeds)", holds=True).holds
+    True
+    """
 
     measured: str
     holds: bool | None
@@ -64,7 +77,13 @@ Check = Callable[["pd.DataFrame"], Finding]
 
 
 def unknown(reason: str) -> Finding:
-    """What is found where the records do not suffice to tell, and why."""
+    """What is found where the records do not suffice to tell, and why.
+
+    Examples
+    --------
+    >>> unknown("3 seeds are recorded, 5 are needed").holds is None
+    True
+    """
     return Finding(reason, None)
 
 
@@ -82,6 +101,13 @@ def recorded(store: FilePath, sweep: str) -> pd.DataFrame:
         data and network (``n_train``, ``width``, ...); ``regime``, ``peak_loss``, ``final_loss``, ``best_test_loss``,
         ``best_step``, ``best_test_accuracy``, ``steps``; ``device``, ``cores``; and of each recorded row ``step``,
         ``train_loss`` and what was recorded.
+
+    Examples
+    --------
+    >>> import nqm_tools as nqm
+    >>> frame = recorded(nqm.report.recorded_results(), "figure_8_model")
+    >>> {"model", "learning_rate_ratio", "step", "train_loss"} <= set(frame.columns)
+    True
     """
     import pandas as pd
 
@@ -121,7 +147,15 @@ def _mended(rows):
 
 
 def runs_of(curves: pd.DataFrame) -> pd.DataFrame:
-    """A row a run, of the frame of :func:`recorded`: its settings and results."""
+    """A row a run, of the frame of :func:`recorded`: its settings and results.
+
+    Examples
+    --------
+    >>> import nqm_tools as nqm
+    >>> frame = recorded(nqm.report.recorded_results(), "figure_8_model")
+    >>> len(runs_of(frame)) == frame["key"].nunique()
+    True
+    """
     return curves.drop_duplicates("key") if len(curves) else curves
 
 
@@ -148,7 +182,14 @@ def not_as_claimed(runs, model):
 
 
 class Interval(NamedTuple):
-    """The mean of numbers, one a seed, and the 95 % interval of the true mean (Student's t)."""
+    """The mean of numbers, one a seed, and the 95 % interval of the true mean (Student's t).
+
+    Examples
+    --------
+    >>> mean, low, high = Interval.of([1.0, 2.0, 3.0, 4.0, 5.0])
+    >>> mean, round(low, 2), round(high, 2)
+    (3.0, 1.04, 4.96)
+    """
 
     mean: float
     low: float

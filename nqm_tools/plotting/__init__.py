@@ -53,7 +53,15 @@ __all__ = [
 
 
 def save(ax: Axes | Sequence[Axes], path: FilePath) -> list[pathlib.Path]:
-    """Write the figure that ``ax`` belongs to as ``path.pdf`` and ``path.svg``; returns both paths."""
+    """Write the figure that ``ax`` belongs to as ``path.pdf`` and ``path.svg``; returns both paths.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> paths = save(trap(), tempfile.mkdtemp() + "/trap")
+    >>> [path.name for path in paths]
+    ['trap.pdf', 'trap.svg']
+    """
     path = pathlib.Path(path)
     if path.suffix in (".pdf", ".svg"):
         path = path.with_suffix("")

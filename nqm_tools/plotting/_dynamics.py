@@ -18,7 +18,7 @@ STABLE, UNSTABLE = "#2a7f62", "#7b4f8c"
 def phase_diagram(
     v0: Real[ArrayLike, " a"], heights: Real[ArrayLike, " b"], final: Real[ArrayLike, "b a"], *, ax: Axes | None = None
 ) -> Axes:
-    """Where runs end, for every initial state: the final ``v`` as colour, divergence grey.
+    r"""Where runs end, for every initial state: the final ``v`` as colour, divergence grey.
 
     Parameters
     ----------
@@ -33,6 +33,12 @@ def phase_diagram(
     Returns
     -------
     matplotlib.axes.Axes
+
+    Examples
+    --------
+    >>> ax = phase_diagram(v0=[1.0, 2.5, 4.5], heights=[0.0, 1.0], final=[[1.0, 1.28, np.nan], [0.9, 1.1, np.nan]])
+    >>> ax.get_xlabel()
+    '$v_0 = \\eta\\lambda_0$'
     """
     final = np.asarray(final)
     if final.shape != (len(heights), len(v0)):
@@ -65,6 +71,12 @@ def trap(beta: float = 0.0, *, ax: Axes | None = None) -> Axes:
     -------
     matplotlib.axes.Axes
         Draw runs on it with ``ax.plot(path.z, path.v)``.
+
+    Examples
+    --------
+    >>> ax = trap(beta=0.5)
+    >>> ax.get_legend_handles_labels()[1]
+    ['$D = 0$', '$P = 0$, $Q = 0$', 'stable equilibria', 'unstable equilibria']
     """
     if not abs(beta) < 2:
         raise ValueError(f"beta must lie between -2 and 2, where the triangle is bounded; got {beta!r}")
@@ -92,7 +104,7 @@ def trap(beta: float = 0.0, *, ax: Axes | None = None) -> Axes:
 
 
 def invariant_curves(v0: Sequence[float], *, ax: Axes | None = None) -> Axes:
-    """Level curves of the adiabatic invariant in the (v, u) plane, each through ``(v0, 0)``.
+    r"""Level curves of the adiabatic invariant in the (v, u) plane, each through ``(v0, 0)``.
 
     Parameters
     ----------
@@ -103,6 +115,12 @@ def invariant_curves(v0: Sequence[float], *, ax: Axes | None = None) -> Axes:
     Returns
     -------
     matplotlib.axes.Axes
+
+    Examples
+    --------
+    >>> ax = invariant_curves([2.1, 2.3])
+    >>> ax.get_xlabel()
+    '$v = \\eta\\lambda$'
     """
     levels = sorted(float(adiabatic_invariant(0.0, value)) for value in v0)
     if not levels or min(v0) <= 2:

@@ -32,6 +32,13 @@ def best_test_loss(summary: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     matplotlib.axes.Axes
         A cross at the upper edge stands for a model and rate at which every run diverged, an open marker for one at
         which some did (the mean is then over the others).
+
+    Examples
+    --------
+    >>> summary = pd.DataFrame({"model": "f", "learning_rate_ratio": [0.5, 1.5], "regime": ["monotone", "catapult"]})
+    >>> ax = best_test_loss(summary.assign(best_test_loss=[0.4, 0.3]))
+    >>> ax.get_ylabel()
+    'best test loss (mean squared error)'
     """
     ax = _against_rate(summary, "best_test_loss", [0.97, 0.92, 0.87], ax)
     ax.set_ylabel("best test loss (mean squared error)")
@@ -50,6 +57,13 @@ def best_test_accuracy(summary: pd.DataFrame, *, ax: Axes | None = None) -> Axes
     Returns
     -------
     matplotlib.axes.Axes
+
+    Examples
+    --------
+    >>> summary = pd.DataFrame({"model": "f", "learning_rate_ratio": [0.5, 1.5], "regime": ["monotone", "catapult"]})
+    >>> ax = best_test_accuracy(summary.assign(best_test_accuracy=[0.9, 0.95]))
+    >>> ax.get_ylabel()
+    'best test accuracy'
     """
     ax = _against_rate(summary, "best_test_accuracy", [0.03, 0.08, 0.13], ax)
     ax.set_ylabel("best test accuracy")
@@ -116,6 +130,13 @@ def single_runs(summary: pd.DataFrame, *, column: str = "best_test_loss", ax: Ax
     Returns
     -------
     matplotlib.axes.Axes
+
+    Examples
+    --------
+    >>> summary = pd.DataFrame({"model": ["f", "f_quad"], "learning_rate_ratio": 1.5, "best_test_loss": [0.3, 0.32]})
+    >>> ax = single_runs(summary)
+    >>> len(ax.lines)
+    2
     """
     check_columns(summary, ("model", "learning_rate_ratio", column))
     ax = new_axes(ax)
@@ -155,6 +176,15 @@ def panels(
     ------
     ValueError
         If no setting has rows, or there are more or fewer axes than settings that have.
+
+    Examples
+    --------
+    >>> summary = pd.DataFrame({"model": "f", "learning_rate_ratio": [0.5, 1.5], "regime": ["monotone", "catapult"]})
+    >>> summary = summary.assign(best_test_loss=[0.4, 0.3], best_step=[50, 40])
+    >>> summary = summary.assign(seed=0, n_train=100, width=1000, steps=50)
+    >>> axes = panels({"digits": summary, "svhn2": "its data set is unavailable"})
+    >>> [ax.get_title() for ax in axes]
+    ['digits']
     """
     missing = {title: reason for title, reason in summaries.items() if isinstance(reason, str)}
     summaries = {title: summary for title, summary in summaries.items() if title not in missing}
@@ -200,6 +230,13 @@ def describe(summary: pd.DataFrame) -> str:
     Returns
     -------
     str
+
+    Examples
+    --------
+    >>> summary = pd.DataFrame({"model": "f", "seed": [0, 1], "n_train": 100, "width": 1000, "steps": 50})
+    >>> print(describe(summary.assign(learning_rate_ratio=1.5, best_step=[40, 45])))
+    $n$ = 100, $m$ = 1,000, 50 steps, 2 seeds
+    best loss at step 40 to 45 above
     """
     check_columns(summary, ("model", "seed", "n_train", "width", "steps", "learning_rate_ratio", "best_step"))
     seeds = summary.groupby("model")["seed"].nunique()

@@ -15,7 +15,7 @@ from nqm_tools.plotting._style import LABELS, MARKERS, MARKS, PALETTE, check_col
 
 
 def against_width(frame: pd.DataFrame, *, y: str, hue: str = "model", ax: Axes | None = None) -> Axes:
-    """A quantity against the width: means and a fitted power law for each line, both axes logarithmic.
+    r"""A quantity against the width: means and a fitted power law for each line, both axes logarithmic.
 
     Parameters
     ----------
@@ -31,6 +31,13 @@ def against_width(frame: pd.DataFrame, *, y: str, hue: str = "model", ax: Axes |
     -------
     matplotlib.axes.Axes
         The legend gives each line's exponent, as :func:`width_exponents` has it.
+
+    Examples
+    --------
+    >>> frame = pd.DataFrame({"width": [10, 100, 1000], "distance": [1.0, 0.1, 0.01], "model": "f"})
+    >>> ax = against_width(frame, y="distance")
+    >>> ax.get_legend().get_texts()[0].get_text()
+    'network $f$: $\\propto m^{-1.00}$'
     """
     exponents = width_exponents(frame, y=y, hue=hue)
     ax = new_axes(ax)
@@ -65,6 +72,12 @@ def width_exponents(frame: pd.DataFrame, *, y: str, hue: str = "model") -> pd.Se
     """The exponents a in ``y ~ width^a``, by least squares on the logarithms of the means of each width.
 
     Arguments as in :func:`against_width`; returns a pandas.Series, one entry for each value of ``hue``.
+
+    Examples
+    --------
+    >>> frame = pd.DataFrame({"width": [10, 100, 1000], "distance": [1.0, 0.1, 0.01], "model": "f"})
+    >>> width_exponents(frame, y="distance").round(3).to_dict()
+    {'f': -1.0}
     """
     check_columns(frame, ("width", y, hue), labels=(hue,))
     if not (np.isfinite(frame[y]).all() and (frame[y] > 0).all() and (frame["width"] > 0).all()):
@@ -81,7 +94,7 @@ def width_exponents(frame: pd.DataFrame, *, y: str, hue: str = "model") -> pd.Se
 def decay_factors(
     frame: pd.DataFrame, eigenvalues: Sequence[float] | Real[ArrayLike, " k"], *, ax: Axes | None = None
 ) -> Axes:
-    """How much a step of gradient descent shrinks each eigenvector's part of a linear model's residual.
+    r"""How much a step of gradient descent shrinks each eigenvector's part of a linear model's residual.
 
     Parameters
     ----------
@@ -95,6 +108,13 @@ def decay_factors(
     Returns
     -------
     matplotlib.axes.Axes
+
+    Examples
+    --------
+    >>> frame = pd.DataFrame({"learning_rate": [0.1, 0.5], "index": [1, 1], "factor": [0.6, 1.0]})
+    >>> ax = decay_factors(frame, [4.0, 1.0])
+    >>> [text.get_text() for text in ax.get_legend().get_texts()]
+    ['$\\lambda_{1} = 4$', '$\\lambda_{2} = 1$']
     """
     check_columns(frame, ("learning_rate", "index", "factor"))
     eigenvalues = np.asarray(eigenvalues, dtype=float)
@@ -139,6 +159,13 @@ def lines(frame: pd.DataFrame, *, y: str, hue: str, x: str = "step", ax: Axes | 
     Returns
     -------
     matplotlib.axes.Axes
+
+    Examples
+    --------
+    >>> frame = pd.DataFrame({"step": [0, 1, 0, 1], "loss": [1.0, 0.5, 1.0, 0.1], "width": [10, 10, 100, 100]})
+    >>> ax = lines(frame, y="loss", hue="width")
+    >>> [text.get_text() for text in ax.get_legend().get_texts()], ax.get_yscale()
+    (['10', '100'], 'log')
     """
     check_columns(frame, (x, y, hue), labels=(hue,))
     ax = new_axes(ax)

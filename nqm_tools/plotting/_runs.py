@@ -30,6 +30,13 @@ def loss_curves(frame: pd.DataFrame, *, column: str = "train_loss", ax: Axes | N
     Returns
     -------
     matplotlib.axes.Axes
+
+    Examples
+    --------
+    >>> frame = pd.DataFrame({"model": "f_quad", "learning_rate": 0.5, "step": [0, 1, 2]})
+    >>> ax = loss_curves(frame.assign(train_loss=[1.0, 3.0, 0.1]))
+    >>> ax.get_ylabel(), ax.get_yscale()
+    ('train loss', 'log')
     """
     check_columns(frame, ("model", "learning_rate", "step", column))
     ax = new_axes(ax)
@@ -60,7 +67,7 @@ def loss_curves(frame: pd.DataFrame, *, column: str = "train_loss", ax: Axes | N
 def regimes(
     frame: pd.DataFrame, critical_learning_rate: float, *, axes: Sequence[Axes] | None = None
 ) -> Shaped[np.ndarray, " rates"]:
-    """Training loss against steps, one panel a learning rate, titled with its ratio to the critical one.
+    r"""Training loss against steps, one panel a learning rate, titled with its ratio to the critical one.
 
     Parameters
     ----------
@@ -74,6 +81,13 @@ def regimes(
     Returns
     -------
     numpy.ndarray of matplotlib.axes.Axes
+
+    Examples
+    --------
+    >>> frame = pd.DataFrame({"model": "f", "learning_rate": [0.5, 0.5, 2.0, 2.0], "step": [0, 1, 0, 1]})
+    >>> axes = regimes(frame.assign(train_loss=[1.0, 0.5, 1.0, 4.0]), critical_learning_rate=1.0)
+    >>> [ax.get_title() for ax in axes]
+    ['$\\eta = 0.5\\,\\eta_{\\mathrm{crit}}$', '$\\eta = 2\\,\\eta_{\\mathrm{crit}}$']
     """
     check_columns(frame, ("model", "learning_rate", "step", "train_loss"))
     critical_learning_rate = check_rate("critical_learning_rate", critical_learning_rate)
@@ -114,6 +128,13 @@ def loss_and_eigenvalues(
     Returns
     -------
     numpy.ndarray of matplotlib.axes.Axes
+
+    Examples
+    --------
+    >>> frame = pd.DataFrame({"model": "f", "learning_rate": 0.5, "step": [0, 1], "train_loss": [1.0, 2.0]})
+    >>> axes = loss_and_eigenvalues(frame.assign(lambda_1=[4.0, 3.0], lambda_2=[1.0, 1.0]))
+    >>> axes.shape
+    (2, 1)
     """
     eigenvalues = [column for column in getattr(frame, "columns", ()) if str(column).startswith("lambda_")]
     check_columns(frame, ("model", "learning_rate", "step", "train_loss", *(eigenvalues or ["lambda_1"])))
@@ -162,6 +183,13 @@ def examples(
     Returns
     -------
     numpy.ndarray of matplotlib.axes.Axes
+
+    Examples
+    --------
+    >>> from nqm_tools.datasets import load
+    >>> axes = examples(load("digits", n_train=3, n_test=0, seed=0), columns=3)
+    >>> [ax.get_title() for ax in axes]
+    ['+1', '+1', '-1']
     """
     if data.x_train.ndim != 4:
         raise ValueError(f"data must hold images (n, height, width, channels); got shape {data.x_train.shape}")

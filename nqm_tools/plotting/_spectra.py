@@ -26,6 +26,13 @@ def spike(frame: pd.DataFrame, *, examples: int, directions: int = 1, ax: Axes |
     Returns
     -------
     matplotlib.axes.Axes
+
+    Examples
+    --------
+    >>> frame = pd.DataFrame({"model": "f", "step": [0, 1, 2], "train_loss": [1.0, 4.0, 0.5]})
+    >>> ax = spike(frame.assign(projection_1=[1.0, 3.9, 0.1]), examples=4)
+    >>> [text.get_text() for text in ax.get_legend().get_texts()]
+    ['whole loss', 'along $p_1$']
     """
     examples, directions = check_whole("examples", examples), check_whole("directions", directions)
     projections = [f"projection_{i + 1}" for i in range(directions)]
@@ -55,6 +62,13 @@ def corrections(frame: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     -------
     matplotlib.axes.Axes
         Absolute values on a logarithmic axis; positive ones filled, negative ones hollow.
+
+    Examples
+    --------
+    >>> frame = pd.DataFrame({"model": "f", "step": [0, 1], "R_f": [0.1, 0.2], "R_K": [0.5, -0.1]})
+    >>> ax = corrections(frame)
+    >>> len(ax.get_legend().get_texts())
+    3
     """
     _check_one_run(frame, ("R_f", "R_K"))
     ax = new_axes(ax)

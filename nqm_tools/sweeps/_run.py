@@ -69,6 +69,15 @@ def run(
         If the Dask scheduler is lost. The store holds what was finished.
     KeyboardInterrupt
         On Ctrl-C, after the group that is computing; a second Ctrl-C ends at once.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> network, data = {"name": "two_layer_fc", "width": 8}, {"name": "single_example", "dimension": 3}
+    >>> sweep = Sweep(data=data, network=network, models="f_lin", learning_rates=[0.5, 2.5], steps=30)
+    >>> frame = run(sweep, tempfile.mkdtemp(), say=lambda line: None)
+    >>> frame[["learning_rate_ratio", "regime"]].to_numpy().tolist()
+    [[0.5, 'monotone'], [2.5, 'divergent']]
     """
     if not isinstance(sweep, Sweep):
         raise TypeError(f"sweep must be an nqm_tools.sweeps.Sweep; got {type(sweep).__name__}")
@@ -107,12 +116,27 @@ def load(store: FilePath) -> pd.DataFrame:
 
     ``best_test_loss`` is over the recorded steps; NaN for a run that diverged. Damaged files are warned of and left
     out.
+
+    Examples
+    --------
+    >>> import nqm_tools as nqm
+    >>> frame = load(nqm.report.recorded_results() / "figure_8_model")
+    >>> frame["status"].unique().tolist()
+    ['finished']
     """
     return _sorted(Store(store, create=False).load(), SORT_BY)
 
 
 def load_curves(store: FilePath) -> pd.DataFrame:
-    """The recorded steps of all runs of a store as one tidy frame, a row a step, with the columns of :func:`load`."""
+    """The recorded steps of all runs of a store as one tidy frame, a row a step, with the columns of :func:`load`.
+
+    Examples
+    --------
+    >>> import nqm_tools as nqm
+    >>> frame = load_curves(nqm.report.recorded_results() / "figure_8_model")
+    >>> {"key", "learning_rate_ratio", "step", "train_loss"} <= set(frame.columns)
+    True
+    """
     return _sorted(Store(store, create=False).load_curves(), (*SORT_BY, "step"))
 
 

@@ -105,6 +105,20 @@ class Sweep:
     ------
     TypeError, ValueError
         Naming the setting and what is accepted.
+
+    Examples
+    --------
+    >>> sweep = Sweep(
+    ...     data={"name": "digits", "n_train": 20, "n_test": 20},
+    ...     network={"name": "two_layer_fc", "width": 64},
+    ...     learning_rates=[0.5, 1.5],
+    ...     seeds=5,
+    ...     steps=100,
+    ... )
+    >>> len(sweep), len(sweep.groups())  # runs; groups that differ in more than the rate
+    (30, 15)
+    >>> len(sweep.only(models="f_quad", seeds=[0, 1]))
+    4
     """
 
     name: str

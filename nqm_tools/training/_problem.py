@@ -41,7 +41,13 @@ SCHEDULE_STEPS = 10_000
 
 
 class Method:
-    """How to train, checked; the arguments of :func:`nqm_tools.train`."""
+    """How to train, checked; the arguments of :func:`nqm_tools.train`.
+
+    Examples
+    --------
+    >>> Method(steps=10, momentum=0.9, loss="half_sum").settings
+    {'steps': 10, 'batch_size': None, 'momentum': 0.9, 'loss': 'half_sum', 'record_every': 1}
+    """
 
     def __init__(
         self,
@@ -130,6 +136,15 @@ class Problem:
     coupled : bool
         Whether the model makes examples depend on each other (:func:`nqm_tools._coupling.is_coupled`), where its kernel
         is asked for.
+
+    Examples
+    --------
+    >>> import nqm_tools as nqm
+    >>> one = nqm.Data("one", np.ones((1, 1)), np.ones((1, 1)))
+    >>> method = Method(steps=10, record=("distance",))
+    >>> problem = prepare(lambda w, x: w * x, one, method, params=jnp.zeros(1))
+    >>> problem.y.shape, problem.columns, problem.bound.form
+    ((1, 1), ('distance',), 'parameters')
     """
 
     model: Model
@@ -158,7 +173,16 @@ def prepare(
     seed: int = 0,
     start: Run | None = None,
 ) -> Problem:
-    """Bind ``model`` to ``data`` and compute its features; arguments and errors as in :func:`nqm_tools.train`."""
+    """Bind ``model`` to ``data`` and compute its features; arguments and errors as in :func:`nqm_tools.train`.
+
+    Examples
+    --------
+    >>> import nqm_tools as nqm
+    >>> one = nqm.Data("one", np.ones((1, 1)), np.ones((1, 1)))
+    >>> problem = prepare(lambda w, x: w * x, one, Method(steps=10), params=jnp.zeros(1))
+    >>> problem.state0.tolist(), problem.bound.predict(problem.state0, problem.features).tolist()
+    ([0.0], [[0.0]])
+    """
     if not isinstance(data, Data):
         raise TypeError(f"data must be an nqm_tools.Data; got {type(data).__name__}")
     check_not_traced("training", model if isinstance(model, Model) else None, params)
@@ -235,12 +259,30 @@ def _with_velocity(model, bound, velocity):
 
 
 def initial_kernel(problem: Problem) -> Float[Array, "n n k k"]:
-    """The tangent kernel (n, n, k, k) on the training inputs where a prepared :class:`Problem` starts."""
+    """The tangent kernel (n, n, k, k) on the training inputs where a prepared :class:`Problem` starts.
+
+    Examples
+    --------
+    >>> import nqm_tools as nqm
+    >>> one = nqm.Data("one", np.ones((1, 1)), np.ones((1, 1)))
+    >>> problem = prepare(lambda w, x: 3 * w * x, one, Method(steps=10), params=jnp.zeros(1))
+    >>> initial_kernel(problem).shape, float(initial_kernel(problem).squeeze())
+    ((1, 1, 1, 1), 9.0)
+    """
     return Fresh(current_kernel)(_for_its_kernel(problem), problem.state0)
 
 
 def critical_rate(problem: Problem) -> float:
-    """The critical learning rate of a prepared problem at its start, without momentum, for its loss."""
+    """The critical learning rate of a prepared problem at its start, without momentum, for its loss.
+
+    Examples
+    --------
+    >>> import nqm_tools as nqm
+    >>> one = nqm.Data("one", np.ones((1, 1)), np.ones((1, 1)))
+    >>> problem = prepare(lambda w, x: 2 * w * x, one, Method(steps=10, loss="half_sum"), params=jnp.zeros(1))
+    >>> critical_rate(problem)  # 2 / lambda_1
+    0.5
+    """
     loss = problem.loss
     if loss.constant_curvature is not None:
         return critical_learning_rate(initial_kernel(problem), loss=loss)

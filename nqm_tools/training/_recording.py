@@ -41,6 +41,19 @@ class Recorder(NamedTuple):
         ``init(now) -> carry`` at the start of a run: a pytree of arrays.
     update
         ``update(carry, now) -> (carry, value)`` at each recorded row.
+
+    Examples
+    --------
+    >>> import numpy as np, nqm_tools as nqm
+    >>> one = nqm.Data("one", np.ones((1, 1)), np.ones((1, 1)))
+    >>> def smooth(carry, now):
+    ...     carry = (carry + now.train_loss) / 2
+    ...     return carry, carry
+    >>> recorder = Recorder(init=lambda now: now.train_loss, update=smooth)
+    >>> settings = {"learning_rate": 0.25, "steps": 2, "params": jnp.zeros(1), "record": ({"smooth": recorder},)}
+    >>> run = nqm.train(lambda w, x: w * x, one, **settings)
+    >>> run.frame[["train_loss", "smooth"]].to_numpy().tolist()
+    [[1.0, 1.0], [0.25, 0.625], [0.0625, 0.34375]]
     """
 
     init: Callable[[Snapshot], PyTree]
@@ -73,6 +86,15 @@ class Snapshot:
         Euclidean distance of the parameters from the start.
     model
         What is trained, a function ``(params, x) -> (n, k)``.
+
+    Examples
+    --------
+    >>> import numpy as np, nqm_tools as nqm
+    >>> one = nqm.Data("one", np.ones((1, 1)), np.ones((1, 1)))
+    >>> own = {"residual": lambda now: now.residual[0, 0], "norm of the gradient": lambda now: abs(now.gradient).sum()}
+    >>> run = nqm.train(lambda w, x: w * x, one, learning_rate=0.25, steps=1, params=jnp.zeros(1), record=own)
+    >>> run.frame[["residual", "norm of the gradient"]].to_numpy().tolist()
+    [[-1.0, 2.0], [-0.5, 1.0]]
     """
 
     def __init__(

@@ -31,6 +31,16 @@ class GradientDescent:
 
     Nesterov's momentum moves by ``momentum v - rate g`` with the new v. At a constant rate both are what ``optax.sgd``
     does; under a schedule they are not, since the rate is inside the velocity here and outside it there.
+
+    Examples
+    --------
+    >>> rule, state = GradientDescent(0.5, has_velocity=True), jnp.array(4.0)
+    >>> velocity = rule.init(state, None)
+    >>> for _ in range(2):
+    ...     state, velocity = rule.update(2 * state, velocity, state, jnp.array(0.25))  # on the loss w^2
+    ...     print(state)
+    2.0
+    0.0
     """
 
     momentum: Float[ArrayLike, ""] = 0.0  # a number that the compiled loop takes as an argument
@@ -62,6 +72,15 @@ class Optimizer:
     """An optimiser of the user's: ``make(rate)`` gives its ``optax.GradientTransformation``.
 
     ``rate`` is a number, or the schedule that the user gave.
+
+    Examples
+    --------
+    >>> import optax
+    >>> rule, state = Optimizer(optax.sgd), jnp.array(4.0)
+    >>> memory = rule.init(state, 0.25)
+    >>> state, memory = rule.update(2 * state, memory, state, 0.25)
+    >>> float(state), rule.linear
+    (2.0, False)
     """
 
     make: MakeOptimizer = static()

@@ -53,6 +53,8 @@ def regime(losses: Sequence[float] | Real[ArrayLike, " steps"], momentum: float 
           above the first loss by that much);
         - ``monotone``.
 
+    Examples
+    --------
     >>> regime([1.0, 0.5, 0.1]), regime([1.0, 20.0, 0.1]), regime([1.0, 2.0])
     ('monotone', 'catapult', 'divergent')
     >>> regime([1.0] + [0.4, 0.6] * 20)
@@ -122,6 +124,20 @@ class Run:
         Versions and device.
     memory : tuple of arrays
         The velocity, or the leaves of the optimiser's state, after the last step; for ``train(start=run)``.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import nqm_tools as nqm
+    >>> one = nqm.Data("one", np.ones((1, 1)), np.ones((1, 1)))
+    >>> run = nqm.train(lambda w, x: w * x, one, learning_rate=0.25, steps=2, params=jax.numpy.zeros(1))
+    >>> run
+    <Run of f: learning rate 0.25, 2 of 2 steps, finished, monotone>
+    >>> run.losses.tolist()
+    [1.0, 0.25, 0.0625]
+    >>> path = run.save(tempfile.mkdtemp() + "/run.npz")
+    >>> Run.load(path).params.tolist()
+    [0.75]
     """
 
     model: str
@@ -304,7 +320,13 @@ def make_run(problem, method, rate, outcome, settings, keep_params=True):
 
 
 def environment() -> dict[str, object]:
-    """Versions and machine, for provenance."""
+    """Versions and machine, for provenance.
+
+    Examples
+    --------
+    >>> sorted(environment())
+    ['cores', 'device', 'jax', 'nqm_tools', 'numpy', 'platform', 'python']
+    """
     device = jax.devices()[0]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {

@@ -37,6 +37,17 @@ class StableLearningRate(NamedTuple):
         For linear models and squared losses ``critical``; for the quadratic model of a two-layer ReLU network on one
         example exactly what the initial state decides (:func:`nqm_tools.dynamics.max_learning_rate`). NaN for all
         others, for which there is no theory.
+
+    Examples
+    --------
+    >>> import numpy as np, nqm_tools as nqm
+    >>> one = nqm.Data("one", np.ones((1, 1)), np.ones((1, 1)))
+    >>> lin = nqm.linearize(lambda w, x: w * x, jax.numpy.zeros(1))
+    >>> found = max_stable_learning_rate(lin, one, steps=50, loss="half_sum")
+    >>> found.critical, found.theory
+    (2.0, 2.0)
+    >>> found.stable <= found.theory <= found.unstable
+    True
     """
 
     stable: float
@@ -77,6 +88,8 @@ def max_stable_learning_rate(
     are high the end is irregular (Zhu et al. 2024 show it; see notebook 02b), so that the answer there is one edge of
     several.
 
+    Examples
+    --------
     >>> import nqm_tools as nqm
     >>> net = nqm.networks.two_layer_fc(500)
     >>> data = nqm.datasets.single_example(5, label=1.0, seed=0)

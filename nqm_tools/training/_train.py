@@ -222,7 +222,16 @@ def train_rates(
     progress: bool | None = None,
     keep_params: bool = True,
 ) -> list[Run]:
-    """The runs of a prepared problem at several learning rates, side by side as far as that is faster and fits."""
+    """The runs of a prepared problem at several learning rates, side by side as far as that is faster and fits.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp, numpy as np, nqm_tools as nqm
+    >>> one, method = nqm.Data("one", np.ones((1, 1)), np.ones((1, 1))), Method(steps=20, loss="half_sum")
+    >>> problem = prepare(lambda w, x: w * x, one, method, params=jnp.zeros(1))
+    >>> [run.regime for run in train_rates(problem, [0.5, 2.5], method)]
+    ['monotone', 'divergent']
+    """
     key, runs = random_key(seed), []
     size = _runs_at_once(problem, len(rates))
     for chosen in (rates[i : i + size] for i in range(0, len(rates), size)):
@@ -238,7 +247,13 @@ def train_rates(
 
 
 def whole(runs: list[Run]) -> list[Run]:
-    """The runs; KeyboardInterrupt if that is why one ended early, since a part of a run is none."""
+    """The runs; KeyboardInterrupt if that is why one ended early, since a part of a run is none.
+
+    Examples
+    --------
+    >>> whole([])  # nothing was interrupted
+    []
+    """
     if any(run.stopped.startswith("interrupted") for run in runs):
         raise KeyboardInterrupt
     return runs
