@@ -16,6 +16,15 @@ from nqm_tools import papers, report, reproduce
 # Folders and pages that this module makes, and git ignores.
 NOTEBOOKS, API = "notebooks", "api"
 # What a reader looks for first; the others follow by name.
+# What examples on the pages of the API do not import.
+TAKEN_FOR_GRANTED = {
+    "jax": "jax",
+    "jnp": "jax.numpy",
+    "np": "numpy",
+    "pd": "pandas",
+    "math": "math",
+    "pathlib": "pathlib",
+}
 FIRST = ("networks", "expansions", "kernels", "curvature", "training", "losses", "dynamics", "quadratic")
 
 
@@ -119,7 +128,8 @@ def _api(folder):
         module = importlib.import_module(name)
         summary = (inspect.getdoc(module) or "").split("\n\n")[0].replace("\n", " ")
         index.append(f"| [`{name}`]({name}.md) | {summary.replace('``', '`')} |")
-        page = ["# " + name.removeprefix("nqm_tools."), "", "```{eval-rst}", f".. automodule:: {name}", ""]
+        page = ["# " + name.removeprefix("nqm_tools."), "", _taken_for_granted(name), ""]
+        page += ["```{eval-rst}", f".. automodule:: {name}", ""]
         for public in _public_names(module):
             value = getattr(module, public)
             if inspect.ismodule(value):
@@ -134,6 +144,11 @@ def _api(folder):
     toctree = "\n".join(names)
     text = "\n".join(index) + f"\n\n```{{toctree}}\n:hidden:\n\n{toctree}\n```\n"
     (folder / "index.md").write_text(text, encoding="utf-8")
+
+
+def _taken_for_granted(name):
+    imports = ", ".join(path if path == short else f"{path} as {short}" for short, path in TAKEN_FOR_GRANTED.items())
+    return f"*Examples on this page take for granted:* `import {imports}` and `from {name} import *`."
 
 
 def _data(name, value):

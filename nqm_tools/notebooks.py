@@ -91,7 +91,7 @@ def for_students(notebook: dict) -> dict:
 
     Examples
     --------
-    >>> solution = {"cell_type": "code", "metadata": {"tags": ["solution"]}, "source": ["# Exercise 1\\n", "2 + 2"]}
+    >>> solution = {"cell_type": "code", "metadata": {"tags": ["solution"]}, "source": ["# Exercise 1\n", "2 + 2"]}
     >>> for_students({"cells": [solution]})["cells"][0]["source"]
     ['**Exercise 1.** *Your solution here.*']
     """

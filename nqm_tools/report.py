@@ -127,6 +127,7 @@ def decide(claims: Sequence[papers.Claim], store: FilePath) -> pd.DataFrame:
 
     Examples
     --------
+    >>> from nqm_tools import papers
     >>> def check():
     ...     return papers.Finding("1 + 1 = 2", True)
     >>> claim = papers.Claim("1", "a panel", "", "1 + 1 is 2", "they are equal", check)
@@ -153,6 +154,7 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
 
     Examples
     --------
+    >>> from nqm_tools import papers
     >>> def check():
     ...     return papers.Finding("1 + 1 = 2", True)
     >>> claim = papers.Claim("1", "a panel", "", "1 + 1 is 2", "they are equal", check)
@@ -192,6 +194,7 @@ def readme_table(frame: pd.DataFrame) -> str:
 
     Examples
     --------
+    >>> from nqm_tools import papers
     >>> def check():
     ...     return papers.Finding("1 + 1 = 2", True)
     >>> claim = papers.Claim("1", "a panel", "", "1 + 1 is 2", "they are equal", check)
@@ -210,18 +213,20 @@ def quote(frame: pd.DataFrame, path: FilePath) -> None:
     Examples
     --------
     >>> import tempfile
+    >>> from nqm_tools import papers
     >>> def check():
     ...     return papers.Finding("1 + 1 = 2", True)
     >>> claim = papers.Claim("1", "a panel", "", "1 + 1 is 2", "they are equal", check)
     >>> frame = decide([claim], ".").assign(paper="ours")
     >>> path = pathlib.Path(tempfile.mkdtemp(), "README.md")
-    >>> _ = path.write_text("Above.\\n" + MARK + MARK + "Below.\\n", encoding="utf-8")
+    >>> _ = path.write_text("Above.\n" + 2 * "<!-- report -->\n" + "Below.\n", encoding="utf-8")
     >>> quote(frame, path)
-    >>> print(path.read_text(encoding="utf-8"))
-    Above.\n<!-- report -->
+    >>> print(path.read_text(encoding="utf-8").strip())
+    Above.
+    <!-- report -->
     1 claim (1 hold).
     <!-- report -->
-    Below.\n
+    Below.
     """
     above, below = around_quote(path)
     write_text(path, MARK.join((above, readme_table(frame), below)))
@@ -301,6 +306,7 @@ def write(frame: pd.DataFrame, output: FilePath) -> tuple[pathlib.Path, pathlib.
     Examples
     --------
     >>> import tempfile
+    >>> from nqm_tools import papers
     >>> def check():
     ...     return papers.Finding("1 + 1 = 2", True)
     >>> claim = papers.Claim("1", "a panel", "", "1 + 1 is 2", "they are equal", check)
@@ -330,6 +336,7 @@ def headline(frame: pd.DataFrame) -> str:
 
     Examples
     --------
+    >>> from nqm_tools import papers
     >>> def check():
     ...     return papers.Finding("1 + 1 = 2", True)
     >>> claim = papers.Claim("1", "a panel", "", "1 + 1 is 2", "they are equal", check)

@@ -1,6 +1,10 @@
 """The site's pages that are made from elsewhere: whatever is added has its place. `make docs` builds all of it."""
 
+import ast
+import builtins
+import doctest
 import importlib
+import inspect
 import pathlib
 import re
 
@@ -33,6 +37,50 @@ def test_every_public_name_has_its_place(api):
         assert re.search(rf"^\.\. auto(class|function):: nqm_tools\.{home}\.{name}$", documented, re.MULTILINE), name
     for name in modules:
         assert f"nqm_tools.{name}" in api["index"]
+
+
+def public(pages):
+    """Module, name and value of all that has a place on the pages of the API."""
+    modules = [importlib.import_module(name) for name in pages.public_modules()]
+    found = [(module, name, getattr(module, name)) for module in modules for name in pages._public_names(module)]
+    return [entry for entry in found if not inspect.ismodule(entry[2])]
+
+
+def test_every_public_name_has_an_example(pages):
+    names = [(module.__name__, name, value) for module, name, value in public(pages) if callable(value)]
+    assert len(names) > 100
+    lacking = [f"{module}.{name}" for module, name, value in names if not _examples(value)]
+    assert lacking == [], "a public name needs an example in its docstring, which pytest runs"
+    # Of a module one example is not that of the names in it: each is in the name's own docstring.
+    assert not _examples(type("Undocumented", (), {"__doc__": "What it does, and no more."}))
+
+
+def test_examples_use_what_a_reader_of_their_page_has(pages):
+    """The page's names, those that its foot names as imported, and what an example binds itself."""
+    lacking = []
+    for module, name, value in public(pages):
+        tree = ast.parse("".join(example.source for example in _examples(value)) if callable(value) else "")
+        known = {*pages._public_names(module), *pages.TAKEN_FOR_GRANTED, *vars(builtins), *_bound(tree)}
+        used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+        lacking += [f"{module.__name__}.{name}: {other}" for other in sorted(used - known)]
+    assert lacking == []
+
+
+def _examples(value):
+    return doctest.DocTestParser().get_examples(inspect.getdoc(value) or "")
+
+
+def _bound(tree):
+    """Names that code binds: by assignments, imports, definitions, arguments, and in `except ... as`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id
+        elif isinstance(node, ast.alias):
+            yield node.asname or node.name
+        elif isinstance(node, ast.FunctionDef | ast.ExceptHandler):
+            yield node.name
+        elif isinstance(node, ast.arg):
+            yield node.arg
 
 
 def test_every_notebook_is_shown_without_checks_and_its_solutions_behind_a_toggle(pages, tmp_path):

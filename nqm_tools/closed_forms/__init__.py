@@ -24,6 +24,12 @@ from nqm_tools.expansions import Model
 if TYPE_CHECKING:
     from nqm_tools.training._rules import Rule
 
+__all__ = [
+    "FORMS",
+    "bind",
+    "register",
+]
+
 Form = Callable[[Model, Real[Array, "n ..."], PyTree, "Rule"], Model | None]
 
 FORMS: list[Form] = [function_space.bind, input_span.bind, two_layer.bind, two_layer_conv.bind]
