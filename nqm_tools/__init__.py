@@ -5,7 +5,8 @@ Start with ``notebooks/00_start_here.ipynb``. The public names:
 - ``networks``: the paper's architectures; ``datasets``: its data; ``plotting``: its figures.
 - ``linearize``, ``quadraticize``, ``second_order_term``, ``remainder``: Taylor models of any ``f(params, x)``.
 - ``empirical_ntk``, ``top_eigenpairs``, ``critical_learning_rate``, ``kernel_step``: kernels; ``sharpness``,
-  ``curvature``: the loss's Hessian and Gauss-Newton matrix.
+  ``curvature``: the loss's Hessian and Gauss-Newton matrix. ``kernel_norm``, ``stochastic_critical_learning_rate``: the
+  noise of mini-batches.
 - ``dynamics``: the exact low-dimensional maps of quadratic models and their laws; ``quadratic``: general models.
 - ``train``, ``Run``, ``regime``: gradient descent and what a run showed; ``max_stable_learning_rate``. ``losses``,
   ``Recorder``, ``closed_forms``: what is minimised, what is recorded, and what is trained in a model's place.
@@ -32,6 +33,7 @@ from nqm_tools import (  # noqa: E402 (neural_tangents has to be importable firs
     training,
 )
 from nqm_tools._version import __version__  # noqa: E402
+from nqm_tools.batch_noise import kernel_norm, stochastic_critical_learning_rate  # noqa: E402
 from nqm_tools.curvature import sharpness  # noqa: E402
 from nqm_tools.datasets import Data  # noqa: E402
 from nqm_tools.expansions import linearize, quadraticize, remainder, second_order_term  # noqa: E402
@@ -58,6 +60,7 @@ __all__ = [
     "datasets",
     "dynamics",
     "empirical_ntk",
+    "kernel_norm",
     "kernel_step",
     "linearize",
     "losses",
@@ -72,6 +75,7 @@ __all__ = [
     "report",
     "second_order_term",
     "sharpness",
+    "stochastic_critical_learning_rate",
     "sweeps",
     "top_eigenpairs",
     "train",

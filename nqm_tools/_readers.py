@@ -222,6 +222,11 @@ def _fsdd(path):
     return recordings, np.array(labels)
 
 
+# The end of a zip file: signature, numbers of disks and of entries on this one, entries, the table's size and place (and
+# the length of the comment that follows).
+_ZIP_END = struct.Struct("<4s6sH10s")
+
+
 def _fsdd_members(path):
     """Names and functions that read, in the order of the names."""
     if path.is_dir():
@@ -234,6 +239,12 @@ def _fsdd_members(path):
         names = [member.filename for member in members]
         if len(set(names)) < len(names):
             raise ValueError("it holds a name twice")
+        # A length that is wrong may make an entry swallow the next, which zipfile does not notice.
+        with path.open("rb") as file:
+            file.seek(-len(archive.comment) - _ZIP_END.size, io.SEEK_END)
+            signature, _, entries, _ = _ZIP_END.unpack(file.read(_ZIP_END.size))
+        if signature != b"PK\5\6" or entries != len(names):
+            raise ValueError(f"its table of contents has {len(names)} entries of {entries}")
         if sum(member.file_size for member in members) > LIMIT:
             raise ValueError(f"it unpacks to more than {LIMIT} bytes")
         for member in members:

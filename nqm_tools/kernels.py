@@ -259,6 +259,34 @@ def largest_eigenpairs(
     return scipy.sparse.linalg.eigsh(operator, k=k, which="LA", v0=start)
 
 
+def check_kernel(
+    kernel: Real[ArrayLike, "n n"] | Real[ArrayLike, "n n outputs outputs"],
+) -> tuple[int, Float[np.ndarray, "rows rows"], float]:
+    """The number n of examples, a kernel as a matrix in float64, and below which its eigenvalues are zero to rounding.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For what is no kernel of inputs with themselves.
+    """
+    kernel = np.asarray(check_numeric("kernel", kernel))
+    if kernel.ndim not in (2, 4) or kernel.shape[0] != kernel.shape[1] or kernel.shape[2:3] != kernel.shape[3:]:
+        raise ValueError(f"kernel must have shape (n, n) or (n, n, outputs, outputs); got {kernel.shape}")
+    if kernel.size == 0:
+        raise ValueError(f"kernel must be a non-empty array; got shape {kernel.shape}")
+    matrix = np.asarray(kernel_matrix(kernel), dtype=float)
+    if not np.isfinite(matrix).all():
+        raise ValueError(
+            "kernel must be finite; it holds NaN or infinity, as where it overflows after a run that diverged"
+        )
+    scale = np.abs(matrix).max()
+    eps = float(jnp.finfo(kernel.dtype if jnp.issubdtype(kernel.dtype, jnp.floating) else float).eps)
+    rounding = max(eps, 1e-4 if kernel.dtype.itemsize < 8 else 1e-8)
+    if np.abs(matrix - matrix.T).max() > rounding * scale:
+        raise ValueError("kernel must be symmetric: give the kernel of the training inputs with themselves")
+    return kernel.shape[0], (matrix + matrix.T) / 2, len(matrix) * eps * scale
+
+
 def critical_learning_rate(
     kernel: Real[ArrayLike, "n n"] | Real[ArrayLike, "n n outputs outputs"],
     loss: LossLike = "mse",
@@ -308,29 +336,14 @@ def critical_learning_rate(
             f"loss {loss.name!r} has no fixed critical learning rate, since its curvature changes with the outputs: "
             "at given parameters it is 2 / nqm_tools.curvature.gauss_newton_sharpness(f, params, x, y, loss)"
         )
-    kernel = np.asarray(check_numeric("kernel", kernel))
-    if kernel.ndim not in (2, 4) or kernel.shape[0] != kernel.shape[1] or kernel.shape[2:3] != kernel.shape[3:]:
-        raise ValueError(f"kernel must have shape (n, n) or (n, n, outputs, outputs); got {kernel.shape}")
-    if kernel.size == 0:
-        raise ValueError(f"kernel must be a non-empty array; got shape {kernel.shape}")
-    matrix = np.asarray(kernel_matrix(kernel), dtype=float)
-    if not np.isfinite(matrix).all():
-        raise ValueError(
-            "kernel must be finite; it holds NaN or infinity, as where it overflows after a run that diverged"
-        )
-    scale = np.abs(matrix).max()
-    eps = float(jnp.finfo(kernel.dtype if jnp.issubdtype(kernel.dtype, jnp.floating) else float).eps)
-    rounding = max(eps, 1e-4 if kernel.dtype.itemsize < 8 else 1e-8)
-    if np.abs(matrix - matrix.T).max() > rounding * scale:
-        raise ValueError("kernel must be symmetric: give the kernel of the training inputs with themselves")
+    n, matrix, zero = check_kernel(kernel)
     k = check_whole("k", k)
     if k > len(matrix):
         raise ValueError(f"k must be at most the number of eigenvalues, {len(matrix)}; got {k}")
-    eigenvalues = np.linalg.eigvalsh((matrix + matrix.T) / 2)[::-1][:k]
-    zero = len(matrix) * eps * scale
+    eigenvalues = np.linalg.eigvalsh(matrix)[::-1][:k]
     with np.errstate(divide="ignore"):
         rates = np.where(eigenvalues > zero, 2 / np.abs(eigenvalues), np.inf)
-    rates = rates * (1 + momentum) / (loss.constant_curvature * loss.weight(kernel.shape[0]))
+    rates = rates * (1 + momentum) / (loss.constant_curvature * loss.weight(n))
     return float(rates[0]) if k == 1 else rates
 
 

@@ -248,6 +248,21 @@ def test_a_mutated_table_of_contents_leaves_out_no_recording(tmp_path):
     assert outcome("FSDD", path) is None
 
 
+def test_an_entry_of_a_table_of_contents_swallows_no_other(tmp_path):
+    """One changed byte: the length of an entry's comment is that of the entry after it."""
+    content = published("fsdd", tmp_path)
+    start = zipfile.ZipFile(io.BytesIO(content)).start_dir
+    second = content.index(b"PK\1\2", start + 4)
+    third = content.index(b"PK\1\2", second + 4)
+    place = start + 32
+    path = tmp_path / "f.zip"
+    path.write_bytes(content[:place] + bytes([third - second]) + content[place + 1 :])
+    assert len(zipfile.ZipFile(path).infolist()) == len(zipfile.ZipFile(io.BytesIO(content)).infolist()) - 1
+    assert outcome("FSDD", path) is None
+    path.write_bytes(content[:-2] + b"\4\0note")
+    assert outcome("FSDD", path) is not None, "a comment of the file is none of its entries"
+
+
 def test_the_mutations_of_these_tests_change_nearly_every_file():
     rng = np.random.default_rng(8)
     content = pathlib.Path(__file__).read_bytes()

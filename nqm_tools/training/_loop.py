@@ -305,7 +305,8 @@ class _Bar:
 
 
 def _snapshot(problem, method, state, rate, t):
-    return Snapshot(problem, state, _rate(method, rate, t, problem.y.dtype), t)
+    rate = _rate(method, rate, t, problem.y.dtype)
+    return Snapshot(problem, state, rate, t, method.batch_size, method.momentum)
 
 
 def _rate(method, rate, t, dtype):

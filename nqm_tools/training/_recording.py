@@ -18,6 +18,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 from nqm_tools._program import plain_words
 from nqm_tools._types import Outputs
 from nqm_tools._validation import check_choice
+from nqm_tools.batch_noise import curvature_of_a_step, noise_share, variances
 from nqm_tools.kernels import kernel_matrix, tangent_kernel
 from nqm_tools.networks import architecture
 from nqm_tools.training import _sharpness
@@ -67,6 +68,8 @@ class Snapshot:
     ----------
     step, learning_rate
         The step, and the learning rate of the update that follows it.
+    batch_size, momentum
+        Of the updates: the whole batch is the number of training examples.
     x, y, x_test, y_test
         The data, targets (n, k) as the loss takes them; test ones are None where there are none.
     params, start
@@ -98,10 +101,17 @@ class Snapshot:
     """
 
     def __init__(
-        self, problem: Problem, state: PyTree, learning_rate: Float[Array, ""], step: Int[ArrayLike, ""]
+        self,
+        problem: Problem,
+        state: PyTree,
+        learning_rate: Float[Array, ""],
+        step: Int[ArrayLike, ""],
+        batch_size: int | None = None,
+        momentum: float = 0.0,
     ) -> None:
         self._problem, self._state = problem, state
         self.learning_rate, self.step = learning_rate, step
+        self.batch_size, self.momentum = batch_size or len(problem.y), momentum
         self.x, self.y, self.x_test = problem.x, problem.y, problem.x_test
         self.y_test = None if problem.test is None else problem.test[1]
         self.model = problem.model
@@ -288,6 +298,16 @@ def _dot(tree, other):
     return sum(jax.tree.leaves(jax.tree.map(lambda a, b: jnp.sum(a * b), tree, other)))
 
 
+def _kernel_norm(now):
+    """:func:`nqm_tools.kernel_norm` of the tangent kernel now, ``form="delocalised"``."""
+    n, k = now.y.shape
+    factor = curvature_of_a_step(now._problem.loss, n, now.batch_size)
+    x = jnp.maximum(factor * now.learning_rate * now.eigenpairs[0], 0)
+    inside = x < 2 * (1 + now.momentum)
+    w = variances(jnp.where(inside, x, 0), noise_share(n, now.batch_size), now.momentum)
+    return jnp.where(inside.all(), w.sum() / k, jnp.inf)
+
+
 def _trace(now):
     return jnp.trace(kernel_matrix(now._kernel))
 
@@ -328,6 +348,7 @@ RECORDERS = {
     "R_K": lambda now: now._corrections["R_K"],
     "sharpness": Recorder(_sharpness.start, _sharpness.update),
     "trace": _trace,
+    "kernel_norm": _kernel_norm,
     "weight_norm": _weight_norm,
     "sparsity": _sparsity_of_all,
     **{f"sparsity_{i}": functools.partial(_sparsity_of_layer, i) for i in range(1, MAX_LAYERS + 1)},
