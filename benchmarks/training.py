@@ -79,7 +79,7 @@ def measure_sweep(case):
     if (frame["status"] == "failed").any():
         raise RuntimeError(f"runs failed: {frame.loc[frame['status'] == 'failed', 'reason'].iloc[0]}")
     row = {"problem": "experiments/figure_2b.toml, CIFAR-10", "rates": len(sweep.learning_rates)}
-    row |= {"seeds": len(sweep.seeds), "steps": sweep.training["steps"], "n_test": sweep.data[0]["n_test"]}
+    row |= {"seeds": len(sweep.seeds), "steps": sweep.training[0]["steps"], "n_test": sweep.data[0]["n_test"]}
     for name, runs in frame.groupby("model"):
         yield "Learning rates", row | {"model": f"runs of {name}", "time": {"seconds": [float(runs["seconds"].sum())]}}
     yield "Learning rates", row | {"model": "all of it", "time": {"seconds": [seconds]}}

@@ -21,7 +21,10 @@ def group_of(settings, rates):
         learning_rates=rates,
         **settings["training"],
     )
-    return sweep.group(sweep.data[0], settings["files"], sweep.network[0], settings["model"], settings["seed"])
+    (training,) = sweep.training
+    return sweep.group(
+        sweep.data[0], settings["files"], sweep.network[0], training, settings["model"], settings["seed"]
+    )
 
 
 @pytest.mark.parametrize("folder", STORES, ids=lambda path: path.name)
@@ -50,3 +53,24 @@ def test_a_new_setting_enters_a_key_only_where_it_is_not_the_default():
     assert sweeps.Sweep(**plain, **default, models=["f"]).groups()[0].keys == (key,)
     for change in ({"nesterov": True, "momentum": 0.5}, {"batches": "iid", "batch_size": 1}, {"record": ["trace"]}):
         assert sweeps.Sweep(**plain, **change, models=["f"]).groups()[0].keys != (key,)
+
+
+def test_of_several_ways_of_training_each_run_has_the_key_that_it_has_alone():
+    plain = {"data": {"name": "single_example", "dimension": 3}, "network": {"name": "two_layer_fc", "width": 4}}
+    plain |= {"learning_rates": [0.5, 1.0], "steps": 5, "models": ["f", "f_quad"], "seeds": 2}
+    several = sweeps.Sweep(**plain, momentum=[0.0, 0.5], optimizer=[None])
+    found = [key for group in several.groups() for key in group.keys]
+    alone = [
+        key
+        for momentum in (0.0, 0.5)
+        for group in sweeps.Sweep(**plain, momentum=momentum).groups()
+        for key in group.keys
+    ]
+    assert len(several) == len(found) == 16
+    assert sorted(found) == sorted(alone)
+    seeds = [group.settings["seed"] for group in several.groups()]
+    assert seeds == sorted(seeds), "what shares data and a start is next to each other"
+    with pytest.raises(ValueError, match="momentum must not be empty"):
+        sweeps.Sweep(**plain, momentum=[])
+    with pytest.raises(ValueError, match="training must not hold anything twice"):
+        sweeps.Sweep(**plain, momentum=[0, 0.0])

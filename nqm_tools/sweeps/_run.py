@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import distributed
     import pandas as pd
 
-SORT_BY = ("data", "network", "width", "model", "seed", "learning_rate_ratio")
+SORT_BY = ("data", "network", "width", "batch_size", "momentum", "model", "seed", "learning_rate_ratio")
 # How many groups an error names.
 NAMED = 5
 # How often to ask for a group that another process is computing, in seconds.

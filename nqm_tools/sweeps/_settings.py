@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import hashlib
 import inspect
+import itertools
 import json
 import numbers
 import os
@@ -99,7 +100,8 @@ class Sweep:
         A title; it does not belong to the runs' settings.
     **training
         ``steps`` and other arguments of :func:`nqm_tools.train`: ``batch_size``, ``batches``, ``momentum``,
-        ``nesterov``, ``optimizer`` (such as ``"optax:adam"``), ``loss``, ``record``, ``record_every``.
+        ``nesterov``, ``optimizer`` (such as ``"optax:adam"``), ``loss``, ``record``, ``record_every``. Of
+        ``batch_size``, ``momentum`` and ``optimizer`` there may be several, as lists.
 
     Raises
     ------
@@ -128,7 +130,7 @@ class Sweep:
     learning_rates: tuple[float, ...]
     unit: str
     seeds: tuple[int, ...]
-    training: dict
+    training: tuple[dict, ...]
     folder: str = dataclasses.field(compare=False)  # of the file, where modules may lie
     file: str = dataclasses.field(compare=False)  # that it was read from, or ""
 
@@ -161,7 +163,7 @@ class Sweep:
             ),
             "unit": check_choice("unit", unit, UNITS),
             "seeds": _listed("seeds", seeds, lambda what, value: check_whole(f"each of {what}", value, minimum=0)),
-            "training": _plain_training(training),
+            "training": _listed("training", _each_training(training), lambda what, value: _plain_training(value)),
             "folder": "",
             "file": "",
         }
@@ -214,7 +216,7 @@ class Sweep:
         return part
 
     def __len__(self) -> int:
-        grid = (self.data, self.network, self.models, self.learning_rates, self.seeds)
+        grid = (self.data, self.network, self.models, self.learning_rates, self.seeds, self.training)
         return functools.reduce(lambda product, values: product * len(values), grid, 1)
 
     def groups(self) -> list[Group]:
@@ -233,20 +235,21 @@ class Sweep:
                 with _naming(f"data {data['name']!r}", ValueError):
                     load_data(data, self.seeds[0])  # whether there is as much as it asks for
                 for network in self.network:
-                    modules = self._modules(data, network)
+                    modules = [self._modules(data, network, training) for training in self.training]
                     for seed in self.seeds:
-                        for model in self.models:
-                            groups.append(self._group(data, files, network, model, seed, modules))
+                        for training, its in zip(self.training, modules, strict=True):
+                            for model in self.models:
+                                groups.append(self._group(data, files, network, training, model, seed, its))
         return groups
 
-    def group(self, data: dict, files: dict[str, str], network: dict, model: str, seed: int) -> Group:
+    def group(self, data: dict, files: dict[str, str], network: dict, training: dict, model: str, seed: int) -> Group:
         """The :class:`Group` of one place of the grid; ``files`` are the checksums of the data set's files."""
-        return self._group(data, files, network, model, seed, self._modules(data, network))
+        return self._group(data, files, network, training, model, seed, self._modules(data, network, training))
 
-    def _modules(self, data, network):
-        return checksums({"data": data, "network": network} | self.training)
+    def _modules(self, data, network, training):
+        return checksums({"data": data, "network": network} | training)
 
-    def _group(self, data, files, network, model, seed, modules):
+    def _group(self, data, files, network, training, model, seed, modules):
         settings = {
             "data": data,
             "files": files,
@@ -254,7 +257,7 @@ class Sweep:
             "model": model,
             "seed": seed,
             "unit": self.unit,
-            "training": self.training,
+            "training": training,
             "precision": str(jax.dtypes.canonicalize_dtype(float)),
         }
         if modules:
@@ -308,6 +311,19 @@ def make_method(training):
         for entry in training["record"]
     ]
     return Method(**own, record=record)
+
+
+# Arguments of a method of which a sweep may have several, since its frames tell runs apart by them.
+SEVERAL = ("batch_size", "momentum", "optimizer")
+
+
+def _each_training(training):
+    """The arguments of each method of the sweep: all that can be made of its lists."""
+    lists = {name: value for name, value in training.items() if name in SEVERAL and isinstance(value, list | tuple)}
+    for name, values in lists.items():
+        if not values:
+            raise ValueError(f"{name} must not be empty")
+    return [training | dict(zip(lists, values, strict=True)) for values in itertools.product(*lists.values())]
 
 
 def _plain_training(training):

@@ -9,7 +9,7 @@ import numpy as np
 
 from nqm_tools import dynamics
 from nqm_tools.papers._rules import FEWEST_SEEDS, Claim, Finding, Interval, estimated_percent, runs_of, unknown
-from nqm_tools.papers.ours import errata
+from nqm_tools.papers.ours import errata, noise
 from nqm_tools.papers.zhu2024 import kernels, theorems
 
 # Laws of wide networks are read at the largest width, up to this multiple of the critical rate.
@@ -122,6 +122,17 @@ def claims() -> list[Claim]:
                 ),
                 (8, "the linear term of the quadratic model has 1/sqrt(d)", errata.linear_term),
             )
+        ),
+        Claim(
+            "kernel norm",
+            "linear models, i.i.d. batches",
+            "",
+            "with the kernel's own eigenvectors the kernel norm is exact: it is 1 where second moments stop shrinking, "
+            "with heavy-ball momentum too",
+            f"kernels of {noise.EXAMPLES} examples, all batches written out: the spectral radius of a step is 1 to "
+            f"{noise.RIGHT:g} there, below 1 {100 * noise.BESIDE:g} % below, above 1 {100 * noise.BESIDE:g} % above",
+            noise.exact_threshold,
+            status="proved",
         ),
     ]
 
