@@ -222,8 +222,8 @@ def _fsdd(path):
     return recordings, np.array(labels)
 
 
-# The end of a zip file: signature, numbers of disks and of entries on this one, entries, the table's size and place; then
-# comes the length of the comment that follows.
+# The end of a zip file: signature, numbers of disks and of entries on this one, entries, the table's size and place;
+# then comes the length of the comment that follows.
 _ZIP_END = struct.Struct("<4s6sH10s")
 
 

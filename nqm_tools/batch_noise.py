@@ -60,7 +60,7 @@ def kernel_norm(
         ``"delocalised"``: ``K = sum_a w_a`` (see the module), the norm of Agarwala and Pennington (2024), extended to
         momentum. It takes each eigenvector for spread evenly over the examples. ``"random"``: ``sum_a w_a/(1 - w_a)``,
         for eigenvectors that are random directions, which meet themselves more often than others. ``"exact"``: with
-        the kernel's own eigenvectors, the spectral radius of the matrix N in the notes.
+        the kernel's own eigenvectors, the largest eigenvalue of the matrix N in the notes.
 
     Returns
     -------
@@ -84,10 +84,11 @@ def kernel_norm(
         N_ik = b sum_jl V_ij V_kj V_il V_kl x_j x_l/(g_jl + f x_j x_l),   b = n (n - B)/(B (n - 1)),
         g_jl = 1 - p_j p_l - mu^2 + mu (p_j^2 + p_l^2 - 2 mu p_j p_l)/(1 - mu^2),   p = 1 + mu - x.
 
-    Without momentum ``g_jl + f x_j x_l = x_j + x_l - (1 - f) x_j x_l``, all entries of N are positive and grow with the
-    rate (``1/(s_j + s_l - 1 + f)`` with ``s = 1/x`` is a positive definite kernel), and the second moments stay bounded
-    if and only if the radius is below 1 (notebook 11). The other forms drop what couples directions: N is then
-    ``b x_a/(...)`` times the share of a direction in an example, 1/n each.
+    A second moment that a step leaves as it is has such a d, and from such a d one can be made; so the largest
+    eigenvalue of N, 0 for small rates, first reaches 1 at the rate at which the spectral radius of a step does. Without
+    momentum ``g_jl + f x_j x_l = x_j + x_l - (1 - f) x_j x_l``, all entries of N are positive and grow with the rate:
+    then the second moments shrink if and only if the norm is below 1 (proofs in notebook 11). The other forms drop what
+    couples directions, and put 1/n for the share of a direction in an example.
 
     References
     ----------
@@ -156,7 +157,7 @@ def stochastic_critical_learning_rate(
         norm = _norm(*moves(share * critical), n, batch_size, momentum, form)
         return 1 - 1 / max(norm, 1e-300)
 
-    return float(critical * scipy.optimize.brentq(excess, 1e-9 / n, 1, xtol=1e-15, rtol=1e-14))
+    return float(critical * scipy.optimize.brentq(excess, 1e-9 / n, 1, xtol=1e-14, rtol=1e-13))
 
 
 def _check(kernel, batch_size, loss, momentum, form):
@@ -227,4 +228,4 @@ def _radius(x, vectors, b, share, momentum):
     response = np.divide(weights, g + share * weights, out=np.zeros_like(weights), where=weights > 0)
     rows = [vectors * v for v in vectors]
     matrix = b * np.array([((row @ response) * row).sum(axis=1) for row in rows])
-    return float(np.abs(np.linalg.eigvalsh((matrix + matrix.T) / 2)).max())
+    return float(np.linalg.eigvalsh((matrix + matrix.T) / 2)[-1])

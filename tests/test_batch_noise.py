@@ -5,10 +5,13 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 
 import nqm_tools as nqm
 from nqm_tools import batch_noise
+from nqm_tools.papers.agarwala2024 import edge
+from nqm_tools.papers.ours import noise
 
 STEP = {"mse": lambda B: 2 / B, "half_sum": lambda B: 1.0}
 
@@ -187,3 +190,65 @@ def test_a_norm_that_is_not_known_is_refused():
     with pytest.raises(ValueError, match="learning_rate must be"):
         nqm.kernel_norm(np.eye(2), -1.0, 1)
     assert nqm.stochastic_critical_learning_rate(np.zeros((2, 2)), 1) == np.inf
+
+
+def runs_of_the_edge(**changes):
+    """Recorded rows as the claims have them; changes are ``{column: function of a run}``."""
+    rows = []
+    for batch_size, rate, seed in itertools.product((1, 2, 4, 8, 64), (0.3, 0.9), range(10)):
+        start = {1: 0.7, 2: 0.35, 4: 0.2, 8: 0.1, 64: 0.0}[batch_size] * (1 if rate == 0.3 else 6)
+        run = {
+            "batch_size": batch_size, "model": "f", "learning_rate_ratio": rate, "seed": seed, "regime": "monotone",
+            "grown": 1 - 0.1 / batch_size + 0.001 * (seed % 3), "start": start, "end": start if start < 1 else 0.8,
+        }  # fmt: skip
+        run |= {column: change(run) for column, change in changes.items()}
+        rows += [
+            run | {"step": 0, "lambda_1": 2.0, "kernel_norm": run["start"], "train_loss": 1.0},
+            run | {"step": 100, "lambda_1": 2 * run["grown"], "kernel_norm": run["end"], "train_loss": 0.1},
+        ]
+    return pd.DataFrame(rows)
+
+
+def test_rules_of_the_stochastic_edge_and_results_made_wrong_on_purpose():
+    right = runs_of_the_edge()
+    sharpens, comes = edge.sharpens_less("f"), edge.comes_to_the_edge("f")
+    assert sharpens(right).holds
+    assert comes(right).holds
+    rng = np.random.default_rng(0)
+    wrong = {
+        "no difference": {"grown": lambda run: 1 + 0.01 * rng.normal()},
+        "out of order": {"grown": lambda run: run["grown"] - 0.2 * (run["batch_size"] == 8)},
+        "reversed": {"grown": lambda run: 2 - run["grown"]},
+    }
+    for name, changes in wrong.items():
+        assert not sharpens(runs_of_the_edge(**changes)).holds, name
+    wrong = {
+        "stays above": {"end": lambda run: run["start"]},
+        "one stays above": {"end": lambda run: 1.4 if (run["start"] > 1.2) & (run["seed"] == 9) else run["end"]},
+        "ends between 1 and the bound": {"end": lambda run: 1.1 if run["start"] > 1.2 else run["end"]},
+        "moves from below": {"end": lambda run: run["end"] * (0.7 if run["start"] < 0.75 else 1)},
+    }
+    for name, changes in wrong.items():
+        assert comes(runs_of_the_edge(**changes)).holds is False, name
+    few = right[right["seed"] < 4]
+    assert sharpens(few).holds is None
+    assert comes(right[right["seed"] < 8]).holds is None
+    assert comes(right[right["learning_rate_ratio"] == 0.3]).holds is None
+    for check in (sharpens, comes):
+        assert check(right.assign(model="f_quad")).holds is None
+        assert check(pd.DataFrame()).holds is None
+
+
+def test_the_claim_of_the_exact_edge_fails_where_the_form_is_another(monkeypatch):
+    assert noise.exact_threshold().holds
+    other = noise.stochastic_critical_learning_rate
+    monkeypatch.setattr(noise, "stochastic_critical_learning_rate", lambda *args, form, **kw: other(*args, **kw))
+    noise.exact_threshold.cache_clear()
+    try:
+        assert not noise.exact_threshold().holds
+    finally:
+        noise.exact_threshold.cache_clear()
+    assert {name: edge.near_one(name)().holds for name in ("flat kernel", "one spike")} == {
+        "flat kernel": True,
+        "one spike": False,
+    }

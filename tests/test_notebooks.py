@@ -46,7 +46,10 @@ def test_all_notebooks_are_copied_as_they_are_with_what_they_read(tmp_path, caps
     copied = files(folder)
     for path in copied:
         assert (folder / path).read_bytes() == (ROOT / path).read_bytes()
-    recorded = {path.name for path in (ROOT / "data" / "results").glob("figure_*")}
+    patterns = [pattern for read in notebooks.READS.values() for pattern in read]
+    stores = [path.name for path in (ROOT / "data" / "results").iterdir() if path.is_dir()]
+    recorded = {name for name in stores if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)}
+    assert {name for name in stores if name.startswith("figure_")} <= recorded
     assert {path.split("/")[2] for path in copied if path.startswith("data/")} == recorded, (
         "what no notebook reads is not"
     )
