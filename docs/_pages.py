@@ -1,8 +1,10 @@
 """Writes the pages that come from elsewhere: notebooks, the API, the report. What is added there has its page here."""
 
+import ast
 import copy
 import importlib
 import inspect
+import pathlib
 import pkgutil
 import re
 import shutil
@@ -11,7 +13,9 @@ import _slides
 import nbformat
 
 import nqm_tools
-from nqm_tools import papers, report, reproduce
+from nqm_tools import _types, losses, papers, report, reproduce
+from nqm_tools._alt import SUBSCRIPTS, greek, name_figures
+from nqm_tools.training import _recording, _rules
 
 # Folders and pages that this module makes, and git ignores.
 NOTEBOOKS, API = "notebooks", "api"
@@ -33,7 +37,9 @@ def write(folder):
     _notebooks(folder / NOTEBOOKS)
     (folder / "learn.md").write_text(_learn(), encoding="utf-8")
     _api(folder / API)
-    (folder / "results.md").write_text(_results(), encoding="utf-8")
+    frames = {name: report.claims(report.recorded_results(), paper=name) for name in papers.NAMES}
+    (folder / "results.md").write_text(_results(frames), encoding="utf-8")
+    (folder / "ours.md").write_text(_ours(frames["ours"]), encoding="utf-8")
     _extra(folder)
 
 
@@ -58,7 +64,11 @@ def _notebooks(folder):
     folder.mkdir()
     for path in reproduce.select():
         notebook = nbformat.read(path, as_version=4)
+        name_figures(notebook)
         notebook.cells = [_shown(cell) for cell in notebook.cells if "remove-cell" not in _tags(cell)]
+        notebook.cells = [shown for cell in notebook.cells for shown in (cell, *_in_a_sliders_place(cell))]
+        opening = notebook.cells[0]
+        opening.source = opening.source.replace("# ", f"# {_number(path)}: ", 1)
         nbformat.write(notebook, folder / path.name)
     shutil.copy(reproduce.notebooks_folder() / "GLOSSARY.md", folder)
 
@@ -67,15 +77,40 @@ def _tags(cell):
     return cell.metadata.get("tags", [])
 
 
+def _number(path):
+    return path.stem.split("_")[0]
+
+
+def _in_a_sliders_place(cell):
+    """The playground, after a cell that makes a slider: that needs a running kernel."""
+    if "ipywidgets.interact" in cell.source:
+        text = "On this page the playground stands in the slider's place: its learning rate is that of the slider."
+        yield nbformat.v4.new_markdown_cell(f"{text}\n\n{playground('../', 'v0=2.5&loss=0.01&steps=100')}")
+
+
+def playground(root, state):
+    """The playground inside another page, and a link to it; ``root`` leads to the site's first page."""
+    address = f"{root}playground/index.html#{state.replace('&', '&amp;')}"
+    return (
+        f'<iframe class="playground" src="{address}" title="Playground: the exact map of one example" '
+        f'loading="lazy"></iframe>\n<p><a href="{address}">The playground on a page of its own</a></p>'
+    )
+
+
 def _shown(cell):
+    cell = copy.deepcopy(cell)
+    for output in cell.get("outputs", []):
+        alt = output.get("metadata", {}).get("image/png", {}).pop("alt", None)
+        if alt:
+            cell.metadata["mystnb"] = {"image": {"alt": alt}}
     if "solution" not in _tags(cell):
         return cell
-    cell = copy.deepcopy(cell)
     if cell.cell_type == "markdown":
         cell.source = f":::::{{dropdown}} Solution\n{cell.source}\n:::::"
     else:
         cell.metadata.tags = [*_tags(cell), "hide-cell"]
-        cell.metadata["mystnb"] = {"code_prompt_show": "Solution", "code_prompt_hide": "Hide the solution"}
+        prompts = {"code_prompt_show": "Solution", "code_prompt_hide": "Hide the solution"}
+        cell.metadata["mystnb"] = cell.metadata.get("mystnb", {}) | prompts
     return cell
 
 
@@ -87,7 +122,7 @@ def _learn():
         opening = nbformat.read(path, as_version=4).cells[0].source
         title = re.match(r"# (.+)", opening)[1]
         names.append(f"{NOTEBOOKS}/{path.stem}")
-        lines += [f"## [{path.stem.split('_')[0]}: {title}]({NOTEBOOKS}/{path.name})", ""]
+        lines += [f"## [{_number(path)}: {title}]({NOTEBOOKS}/{path.name})", ""]
         # Links of the opening are seen from the notebook's folder.
         rest = re.sub(r"\]\((?!https?:)([^)]+)\)", rf"]({NOTEBOOKS}/\1)", opening.split("\n", 1)[1])
         lines += [rest.strip(), ""]
@@ -135,15 +170,37 @@ def _api(folder):
             if inspect.ismodule(value):
                 continue
             if inspect.isclass(value):
-                page += [f".. autoclass:: {name}.{public}", "   :members:", ""]
+                page += [f".. autoclass:: {name}.{public}", "   :members:", *_fields(value), ""]
             elif callable(value):
                 page += [f".. autofunction:: {name}.{public}", ""]
             else:
                 page += _data(f"{name}.{public}", value)
         (folder / f"{name}.md").write_text("\n".join([*page, "```", ""]), encoding="utf-8")
+    index += ["", "Types that several signatures share:", "", "| name | stands for |", "|---|---|"]
+    index += [f"| `{short}` | `{_in_a_cell(written)}` |" for short, written in _shared_types()]
     toctree = "\n".join(names)
     text = "\n".join(index) + f"\n\n```{{toctree}}\n:hidden:\n\n{toctree}\n```\n"
     (folder / "index.md").write_text(text, encoding="utf-8")
+
+
+def _fields(value):
+    """Of a named tuple: its fields are in its signature and its docstring."""
+    fields = getattr(value, "_fields", ())
+    return [f"   :exclude-members: {', '.join(fields)}"] if fields else []
+
+
+def _shared_types():
+    """Names that stand for types in signatures, and what for, as the source has them."""
+    for module in (_types, losses, _rules, _recording):
+        source = pathlib.Path(module.__file__).read_text(encoding="utf-8")
+        for node in ast.parse(source).body:
+            if isinstance(node, ast.Assign) and isinstance(node.value, ast.BinOp | ast.Subscript):
+                yield node.targets[0].id, " ".join(ast.get_source_segment(source, node.value).split())
+    yield "Function", "(params, x) -> (n, k) or (n,)"
+
+
+def _in_a_cell(text):
+    return text.replace("|", "\\|")
 
 
 def _taken_for_granted(name):
@@ -160,9 +217,8 @@ def _data(name, value):
     return [f".. py:data:: {name}", f"   :value: {text}", ""]
 
 
-def _results():
-    """Every claim of every paper."""
-    store = report.recorded_results()
+def _results(frames):
+    """Every claim of every paper; ``frames`` are their claims, decided."""
     lines = [
         "# Results",
         "",
@@ -170,19 +226,42 @@ def _results():
         "with its 95 % interval. An identity holds by construction or by a proof: it cannot fail, and supports",
         "nothing. A check is about the recording. What does not hold stays in; its notebook discusses it.",
         "",
+        "[What of it is ours and new](ours.md), and how each of it is known, has a page of its own.",
+        "",
+        "```{toctree}",
+        ":hidden:",
+        "",
+        "ours",
+        "```",
+        "",
     ]
-    for name in papers.NAMES:
-        frame = report.claims(store, paper=name)
+    for name, frame in frames.items():
         lines += [f"## {papers.load(name).TITLE}", "", report.headline(frame), ""]
         for (figure, panel), group in frame.groupby(["figure", "panel"], sort=False):
             lines += [f"### {f'Figure {figure}' if figure[0].isdigit() else figure}: {panel}", ""]
             for _, claim in group.iterrows():
-                lines += _claim(*(report.escape(str(claim[name])) for name in CLAIM))
-            lines += [f"*Recorded:* {report.escape(group['recorded'].iloc[0]) or 'nothing yet'}", ""]
+                lines += _claim(*(_said(claim[name]) for name in CLAIM))
+            lines += [f"*Recorded:* {_said(group['recorded'].iloc[0]) or 'nothing yet'}", ""]
     return "\n".join(lines)
 
 
 CLAIM = ("kind", "status", "claim", "verdict", "measured", "rule")
+
+
+def _said(text):
+    return report.escape(in_signs(str(text)))
+
+
+_GREEK = ("alpha", "beta", "gamma", "delta", "eta", "kappa", "lambda", "omega")
+
+
+def in_signs(text):
+    """A text with ``eta <= 2/lambda_1`` in it as ``η ≤ 2/λ₁``: claims are written for terminals too."""
+    text = re.sub(rf"(?<![A-Za-z])({'|'.join(_GREEK)})(?![A-Za-z])", lambda found: greek(found[1]), text)
+    text = re.sub(r"(?<=[^\W\d_])_([0-9])(?!\w)", lambda found: found[1].translate(SUBSCRIPTS), text)
+    text = re.sub(r"\^([2-9])(?![0-9.])", lambda found: "⁰¹²³⁴⁵⁶⁷⁸⁹"[int(found[1])], text)
+    text = re.sub(r"(?<![A-Za-z])sqrt\((\w)\)", r"√\1", text)
+    return re.sub(r"(?<![A-Za-z])sqrt(?=\()", "√", text).replace("<=", "≤").replace(">=", "≥")
 
 
 def _claim(kind, status, claim, verdict, measured, rule):
@@ -191,3 +270,46 @@ def _claim(kind, status, claim, verdict, measured, rule):
     lines += [f"  : {measured}"] if measured else []
     lines += [f"  : *Rule:* {rule}"] if rule else []
     return [*(line.replace("  : ", "\n  ") for line in lines), ""]
+
+
+KNOWN = {
+    "proved": "a proof stands in a notebook, and the numbers agree with it",
+    "derived": "derived to the order that is stated, without a bound for what is left out; measured beside it",
+    "observed": "seen in every run that was looked at, and not proved",
+}
+
+
+def _ours(frame):
+    """What is ours and new: statement, status, evidence, where in the code; ``frame`` are our claims, decided."""
+    lines = [
+        "# What is ours",
+        "",
+        "Statements that are not in the papers, or correct them. Each is decided by a rule in code, like those of the",
+        "papers, whenever these pages are built.",
+        "",
+        *(f"- **{status}**: {meaning}." for status, meaning in KNOWN.items()),
+        "",
+    ]
+    claims = papers.load("ours").claims()
+    for status in KNOWN:
+        lines += [f"## {status.capitalize()}", ""]
+        for claim, (_, row) in zip(claims, frame.iterrows(), strict=True):
+            if claim.status != status:
+                continue
+            kind = claim.figure if not claim.figure[0].isdigit() else f"figure {claim.figure}"
+            lines += [f"### {_said(claim.statement[0].upper() + claim.statement[1:])}", ""]
+            lines += [f"- {kind}, {claim.panel}: **{row['verdict']}**", f"- *Evidence:* {_said(row['measured'])}"]
+            lines += [f"- *Rule:* {_said(claim.rule)}", f"- *Recorded:* {_said(row['recorded'])}"]
+            lines += [f"- *Where:* {', '.join(_place(place) for place in claim.where)}", ""]
+    return "\n".join(lines)
+
+
+def _place(where):
+    """A link to a notebook, by its number, or to a public name."""
+    found = {_number(path): path for path in reproduce.select()}
+    if where in found:
+        return f"[notebook {where}]({NOTEBOOKS}/{found[where].name})"
+    module = importlib.import_module(f"nqm_tools.{where.rpartition('.')[0]}")
+    if not hasattr(module, where.rpartition(".")[2]):
+        raise AttributeError(f"a claim of ours names {where!r}, which the package does not have")
+    return f"`nqm_tools.{where}`" if module.__name__.split(".")[1] == "papers" else f"{{any}}`nqm_tools.{where}`"

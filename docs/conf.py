@@ -1,5 +1,6 @@
 """Sphinx's settings. Pages are Markdown here, committed notebooks, docstrings, and the report (``_pages.py``)."""
 
+import inspect
 import json
 import pathlib
 import re
@@ -45,8 +46,13 @@ html_extra_path = ["_extra"]
 katex_prerender = True
 katex_css_path = "katex.min.css"
 html_theme_options = {"navigation_with_keys": True}
+html_show_copyright = False
+pygments_dark_style = "github-dark"  # Furo's own underlines every imported name
 
-autodoc_typehints = "description"
+# Signatures are those of the source, with shapes, a parameter a line where they are long.
+autodoc_typehints = "none"
+maximum_signature_line_length = 78
+python_use_unqualified_type_names = True
 autodoc_member_order = "bysource"
 napoleon_numpy_docstring = True
 napoleon_use_ivar = True
@@ -65,6 +71,57 @@ def check_katex():
         raise ValueError(f"docs/package.json must name KaTeX {writes}, which writes the formulas; it names {styles}")
 
 
+def as_written(app, what, name, obj, options, signature, returns):
+    """The signature with annotations as they are in the source: ``Float[Array, "n n"]``, not what it stands for."""
+    if what not in ("class", "function", "method"):
+        return None
+    try:
+        found = inspect.signature(obj)
+    except (TypeError, ValueError):
+        return None
+    parameters = [parameter for parameter in found.parameters.values() if parameter.name != "self"]
+    parts, kinds = [], [parameter.kind for parameter in parameters]
+    for i, parameter in enumerate(parameters):
+        starred = {parameter.KEYWORD_ONLY, parameter.VAR_POSITIONAL} & set(kinds[:i])
+        if parameter.kind == parameter.KEYWORD_ONLY and not starred:
+            parts.append("*")
+        parts.append(_parameter(parameter))
+        if parameter.kind == parameter.POSITIONAL_ONLY and kinds[i + 1 : i + 2] != [parameter.kind]:
+            parts.append("/")
+    given = found.return_annotation
+    shown = None if what == "class" or given in (inspect.Signature.empty, "None") else _annotation(given)
+    return f"({', '.join(parts)})", shown
+
+
+def _parameter(parameter):
+    stars = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
+    empty = inspect.Parameter.empty
+    text = stars + parameter.name
+    if parameter.annotation is not empty:
+        text += f": {_annotation(parameter.annotation)}"
+    if parameter.default is empty:
+        return text
+    default = getattr(parameter.default, "__name__", repr(parameter.default))
+    equals = " = " if parameter.annotation is not empty else "="
+    return text + equals + (default if "<" not in default else "...")  # a factory, a place in memory
+
+
+def _annotation(annotation):
+    text = annotation if isinstance(annotation, str) else getattr(annotation, "__forward_arg__", None)
+    return text or getattr(annotation, "__name__", str(annotation))
+
+
+def names_in_a_row(app, what, name, obj, options, lines):
+    """Attributes that share a description stay together: Sphinx takes what is after a space for the name."""
+    for i, line in enumerate(lines):
+        if line.startswith(":ivar ") and ", " in line.split(":")[1]:
+            _, names, rest = line.split(":", 2)
+            names = names.replace(", ", ",\N{ZERO WIDTH SPACE}")
+            lines[i] = f":{names}:{rest}"
+
+
 def setup(app):
     check_katex()
+    app.connect("autodoc-process-signature", as_written)
+    app.connect("autodoc-process-docstring", names_in_a_row, priority=900)
     _pages.write(HERE)

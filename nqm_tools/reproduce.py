@@ -23,6 +23,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from nqm_tools import _shipped
+from nqm_tools._alt import name_figures
 from nqm_tools._types import FilePath
 from nqm_tools._writing import whole_file, write_text
 
@@ -39,6 +40,8 @@ _NUMBERED = re.compile(r"(\d\d[a-z]?|A\d)_\w+\.ipynb")
 class Result(NamedTuple):
     """How one notebook ended: ``problem`` is None if it ran through; ``figures`` are paths in the output folder.
 
+    ``captions`` say what the figures show, one each.
+
     Examples
     --------
     >>> result = Result("00", "Start here", "00_start_here.html", ["figures/00_start_here_1.png"], 21.5, problem=None)
@@ -52,6 +55,7 @@ class Result(NamedTuple):
     figures: list[str]
     seconds: float
     problem: str | None
+    captions: Sequence[str] = ()
 
 
 def notebooks_folder() -> pathlib.Path:
@@ -218,10 +222,11 @@ async def _run(path, output, scale, records):
         parameters.source = parameters.source.replace(repr(elsewhere["results"]), repr("../results"))
     _drop_bars(notebook)
     _hide_paths(notebook, output)
+    captions = name_figures(notebook)
     write_text(output / "notebooks" / path.name, nbformat.writes(notebook) + "\n")
     page = f"{path.stem}.html"
     write_text(output / page, _to_html(notebook, title))
-    return Result(number, title, page, _write_figures(notebook, path.stem, output), seconds, problem)
+    return Result(number, title, page, _write_figures(notebook, path.stem, output), seconds, problem, captions)
 
 
 def _inject(notebook, parameters):
@@ -376,6 +381,12 @@ _OFFLINE_TEMPLATE = """
 {%- block html_head_js_mathjax -%}{%- endblock html_head_js_mathjax -%}
 {%- block html_head_js_mermaidjs -%}{%- endblock html_head_js_mermaidjs -%}
 {%- block jupyter_widgets -%}{%- endblock jupyter_widgets -%}
+{%- block data_png scoped -%}
+<div class="jp-RenderedImage jp-OutputArea-output" tabindex="0">
+<img src="data:image/png;base64,{{ output.data['image/png'] | escape_html }}"
+ alt="{{ output | get_metadata('alt', 'image/png') | escape_html }}">
+</div>
+{%- endblock data_png -%}
 """
 
 
@@ -453,8 +464,8 @@ def _write_index(output, results, scale):
         problem = html.escape(_without_paths(result.problem or "", output))
         state = f'<p class="problem">{problem}</p>' if problem else ""
         figures = "\n".join(
-            f'<a href="{_link(name)}"><img src="{_link(name)}" alt="{title}, figure {i + 1}"></a>'
-            for i, name in enumerate(result.figures)
+            f'<a href="{_link(name)}"><img src="{_link(name)}" alt="{html.escape(caption)}"></a>'
+            for name, caption in zip(result.figures, result.captions, strict=True)
         )
         note = f'<p class="note">{result.seconds:.0f} s</p>'
         sections.append(f"<section>\n<h2>{heading}</h2>\n{note}\n{state}\n{figures}\n</section>")

@@ -32,6 +32,7 @@ def claims() -> list[Claim]:
             f"at each rate, reaches to within {100 * LAW_ERROR:.0f} %",
             peak_law,
             status="derived",
+            where=("02", "02b", "dynamics.peak_u", "dynamics.peak_u_series"),
         ),
         Claim(
             "law",
@@ -41,6 +42,7 @@ def claims() -> list[Claim]:
             "label 0, widest network, up to 1.3 times the critical rate: the 95 % interval of the error ends by 1 %",
             theorems.final_kernel_series,
             status="derived",
+            where=("02", "02b", "dynamics.final_v", "dynamics.final_v_series"),
         ),
         Claim(
             "law",
@@ -50,6 +52,7 @@ def claims() -> list[Claim]:
             "exponent of the largest change in delta, 0.04 to 0.16, between 6.5 and 7.5",
             invariant,
             status="proved",
+            where=("02b", "dynamics.adiabatic_invariant"),
         ),
         Claim(
             "certificate",
@@ -59,6 +62,7 @@ def claims() -> list[Claim]:
             f"{STARTS:,} random starts, {STEPS:,} steps: no exception, none undecided",
             certificate,
             status="observed",
+            where=("02b", "dynamics.triangle", "dynamics.max_learning_rate", "dynamics.predict_regime"),
         ),
         *(
             Claim(
@@ -69,6 +73,7 @@ def claims() -> list[Claim]:
                 f"at least {100 * kernels.TOP_SHARE:.0f} % of its rise to the peak, on average over seeds",
                 kernels.spike_in_top_space(model, 2),
                 status="observed",
+                where=("05", "plotting.spike"),
             )
             for figure, model in (("6", "f_quad"), ("7", "f"))
         ),
@@ -81,6 +86,7 @@ def claims() -> list[Claim]:
                 "means of the exponents 1 ± 0.1 while the loss is large, if it spans a factor of 10",
                 kernels.corrections_scale(model, 0.1),
                 status="observed",
+                where=("05", "kernels.kernel_step", "plotting.corrections"),
             )
             for figure, model in (("6", "f_quad"), ("7", "f"))
         ),
@@ -92,6 +98,7 @@ def claims() -> list[Claim]:
             f"{FEWEST_SEEDS} seeds or more: within 2.5 standard deviations of the recorded mse rates, above half_sum's",
             rates_of_figure_3,
             status="observed",
+            where=("A1", "kernels.critical_learning_rate"),
         ),
         *(
             Claim(
@@ -103,6 +110,7 @@ def claims() -> list[Claim]:
                 f"one by more than {WRONG:g}",
                 functools.partial(_erratum, check),
                 status="proved",
+                where=("A1", f"papers.ours.errata.{check.__name__}"),
             )
             for number, statement, check in (
                 (
