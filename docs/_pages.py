@@ -14,7 +14,7 @@ import nbformat
 
 import nqm_tools
 from nqm_tools import _types, losses, papers, report, reproduce
-from nqm_tools._alt import SUBSCRIPTS, greek, name_figures
+from nqm_tools._alt import SUBSCRIPTS, greek, letter_formulas, name_figures
 from nqm_tools.training import _recording, _rules
 
 # Folders and pages that this module makes, and git ignores.
@@ -65,6 +65,7 @@ def _notebooks(folder):
     for path in reproduce.select():
         notebook = nbformat.read(path, as_version=4)
         name_figures(notebook)
+        letter_formulas(notebook)
         notebook.cells = [_shown(cell) for cell in notebook.cells if "remove-cell" not in _tags(cell)]
         notebook.cells = [shown for cell in notebook.cells for shown in (cell, *_in_a_sliders_place(cell))]
         opening = notebook.cells[0]
@@ -261,7 +262,8 @@ def in_signs(text):
     text = re.sub(r"(?<=[^\W\d_])_([0-9])(?!\w)", lambda found: found[1].translate(SUBSCRIPTS), text)
     text = re.sub(r"\^([2-9])(?![0-9.])", lambda found: "⁰¹²³⁴⁵⁶⁷⁸⁹"[int(found[1])], text)
     text = re.sub(r"(?<![A-Za-z])sqrt\((\w)\)", r"√\1", text)
-    return re.sub(r"(?<![A-Za-z])sqrt(?=\()", "√", text).replace("<=", "≤").replace(">=", "≥")
+    text = re.sub(r"(?<![A-Za-z])sqrt(?=\()", "√", text)
+    return text.replace("^T", "ᵀ").replace("<=", "≤").replace(">=", "≥")
 
 
 def _claim(kind, status, claim, verdict, measured, rule):
@@ -297,7 +299,7 @@ def _ours(frame):
             if claim.status != status:
                 continue
             kind = claim.figure if not claim.figure[0].isdigit() else f"figure {claim.figure}"
-            lines += [f"### {_said(claim.statement[0].upper() + claim.statement[1:])}", ""]
+            lines += [f"### {_said(claim.statement)}", ""]
             lines += [f"- {kind}, {claim.panel}: **{row['verdict']}**", f"- *Evidence:* {_said(row['measured'])}"]
             lines += [f"- *Rule:* {_said(claim.rule)}", f"- *Recorded:* {_said(row['recorded'])}"]
             lines += [f"- *Where:* {', '.join(_place(place) for place in claim.where)}", ""]

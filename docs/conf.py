@@ -40,6 +40,7 @@ html_theme = "furo"
 html_title = "nqm-tools"
 html_copy_source = html_show_sourcelink = False
 html_static_path = ["_static", "_vendor/katex"]
+html_favicon = "_static/favicon.svg"
 html_css_files = ["site.css"]
 html_extra_path = ["_extra"]
 # Formulas are HTML when a page is written: no script, and an error in one is an error of the build.
@@ -56,6 +57,7 @@ python_use_unqualified_type_names = True
 autodoc_member_order = "bysource"
 napoleon_numpy_docstring = True
 napoleon_use_ivar = True
+napoleon_attr_annotations = False
 
 nitpicky = False
 

@@ -1,4 +1,4 @@
-"""What figures of notebooks show, in words, for those who do not see them: from the code that draws them."""
+"""What notebooks put out, for pages: figures in words, from the code that draws them; formulas of tables in letters."""
 
 from __future__ import annotations
 
@@ -10,28 +10,9 @@ _TITLES = ("set_title", "suptitle", "title")
 # Calls and keywords whose texts name an axis, a line or a column, or are printed: no finding.
 _OTHERS = {"set_xlabel", "set_ylabel", "supxlabel", "supylabel", "print", "plot", "text", "annotate", "legend"}
 _LABELS = {"label", "xlabel", "ylabel", "y", "x", "hue", "columns"}
-_SIGNS = {
-    "geq": "≥",
-    "leq": "≤",
-    "ll": "≪",
-    "gg": "≫",
-    "to": "→",
-    "cdot": "·",
-    "times": "×",
-    "approx": "≈",
-    "propto": "∝",
-}
-_SIGNS |= {
-    "infty": "∞",
-    "pm": "±",
-    "ldots": "…",
-    "sqrt": "√",
-    "sum": "Σ",
-    "lVert": "|",
-    "rVert": "|",
-    "top": "T",
-    "times": "\N{MULTIPLICATION SIGN}",
-}
+_SIGNS = {"geq": "≥", "leq": "≤", "ll": "≪", "gg": "≫", "to": "→", "cdot": "·", "approx": "≈", "propto": "∝"}
+_SIGNS |= {"infty": "∞", "pm": "±", "ldots": "…", "sqrt": "√", "sum": "Σ", "lVert": "|", "rVert": "|", "top": "T"}
+_SIGNS |= {"times": "\N{MULTIPLICATION SIGN}"}
 SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 
 
@@ -55,6 +36,16 @@ def name_figures(notebook: dict) -> list[str]:
                 texts.append("; ".join(text for text in dict.fromkeys([plain(heading), *found]) if text) or "A figure")
                 output.setdefault("metadata", {}).setdefault("image/png", {})["alt"] = texts[-1]
     return texts
+
+
+def letter_formulas(notebook: dict) -> None:
+    """Put letters in the place of formulas in tables, which only Jupyter draws."""
+    for cell in notebook["cells"]:
+        for output in cell.get("outputs", []):
+            data = output.get("data", {})
+            if "text/html" in data:
+                table = "".join(data["text/html"])
+                data["text/html"] = re.sub(r"\$[^$<>\n]+\$", lambda formula: plain(formula[0]), table)
 
 
 def plain(text: str) -> str:

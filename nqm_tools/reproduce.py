@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from nqm_tools import _shipped
-from nqm_tools._alt import name_figures
+from nqm_tools._alt import letter_formulas, name_figures
 from nqm_tools._types import FilePath
 from nqm_tools._writing import whole_file, write_text
 
@@ -398,12 +398,14 @@ def _to_html(notebook, title):
     notebook = copy.deepcopy(notebook)
     # Cells that only check what the page says: for the project's tests, not for readers.
     notebook.cells = [cell for cell in notebook.cells if "remove-cell" not in cell.metadata.get("tags", [])]
+    letter_formulas(notebook)
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
             cell.source = formulas_to_svg(cell.source)
     exporter = HTMLExporter(raw_template=_OFFLINE_TEMPLATE)
     body, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": title}})
-    return body
+    home = '<p style="margin: 1em"><a href="index.html">All notebooks and figures</a></p>'
+    return re.sub(r"<body[^>]*>", rf"\g<0>\n{home}", body, count=1)
 
 
 def formulas_to_svg(markdown: str) -> str:

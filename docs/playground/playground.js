@@ -214,6 +214,8 @@ const playground = (() => {
     });
     window.addEventListener("resize", draw);
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+    // Inside another page, which has a heading and words of its own.
+    document.documentElement.classList.toggle("inside", window.self !== window.top);
     read(location.hash.slice(1));
     draw();
   }
