@@ -1,4 +1,5 @@
-# make setup | reproduce | report | test | test-jax | test-latest | test-python | bench | docs | lab | lint | format | figure | lock | clean
+# make setup | reproduce | report | test | test-jax | test-latest | test-python | bench | docs | browser | dist | lab | lint | format
+# | figure | lock | clean
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -12,7 +13,8 @@ COMMA := ,
 SPACE := $() $()
 JAX_TESTS := $(addprefix tests/test_,$(addsuffix .py,compat expansions kernels program function_space loop two_layer two_layer_conv))
 
-.PHONY: setup reproduce report test test-jax test-latest test-python bench docs lab lint format lock figure clean
+.PHONY: setup reproduce report test test-code test-notebooks test-jax test-latest test-python bench docs browser dist lab lint
+.PHONY: format lock figure clean
 
 setup: $(STAMP)
 
@@ -35,9 +37,13 @@ report: $(STAMP)
 	$(BIN)/nqm report --output report --quote README.md
 	cp report/report.md data/results/README.md
 
-# Of notebooks one more than there are cores at a time: each waits for its kernel's start and end.
-test: $(STAMP)
-	$(BIN)/python -m pytest -q -n auto --dist worksteal
+test: test-code test-notebooks
+
+test-code: $(STAMP)
+	$(BIN)/python -m pytest -q -rs -n auto --dist worksteal
+
+# One more than there are cores at a time: each waits for its kernel's start and end.
+test-notebooks: $(STAMP)
 	$(BIN)/python -m pytest -q -n $$($(BIN)/python -c 'import os; print(os.cpu_count() + 1)') --dist loadfile --nbval-lax \
 	  -p no:cacheprovider notebooks
 
@@ -76,14 +82,28 @@ test-python:
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks
 
-# The site, in docs/_build/html. npm brings what pages need of others' scripts and fonts, so that they ask no other host.
-docs: $(STAMP)
+# npm brings what pages need of others' scripts and fonts, so that they ask no other host.
+docs/node_modules: docs/package.json
 	npm install --prefix docs --no-package-lock --no-audit --no-fund --silent
+	@touch $@
+
+# The site, in docs/_build/html.
+docs: $(STAMP) docs/node_modules
 	rm -rf docs/_vendor && mkdir docs/_vendor
 	cp -r docs/node_modules/katex/dist docs/_vendor/katex
 	cp -r docs/node_modules/reveal.js/dist docs/_vendor/reveal
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
 	test -f docs/_build/html/playground/index.html -a -f docs/_build/html/slides/index.html
+
+# What tests of the site in a browser need besides Chromium; without either they are skipped.
+browser: $(STAMP)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --override overrides.txt -e '.[browser]'
+
+# The source distribution and the wheel, in dist/, and the wheel tried without the clone.
+dist: $(STAMP)
+	rm -rf dist
+	$(BIN)/uv build --quiet --out-dir dist
+	.ci/installed $(BIN) dist
 
 # Saving what was not changed leaves git clean: names and versions of this machine's Python are not saved.
 lab: $(STAMP)
@@ -107,5 +127,5 @@ lock: $(STAMP)
 	  -o requirements.lock setup.cfg
 
 clean:
-	rm -rf docs/_build docs/_extra docs/_vendor docs/node_modules $(VENV) $(VENV)-jax-* $(VENV)-latest $(DEBIAN) reproduced build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf dist docs/_build docs/_extra docs/_vendor docs/node_modules $(VENV) $(VENV)-jax-* $(VENV)-latest $(DEBIAN) reproduced build *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +

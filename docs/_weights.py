@@ -74,9 +74,9 @@ def _visit(browser, site, name):
     page.on("console", lambda said: complaints.append(said.text) if said.type in ("error", "warning") else None)
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.goto(site + name)
-    # What is loaded when it is come by belongs to the page too.
-    page.evaluate("() => document.querySelectorAll('[loading=lazy]').forEach(each => each.loading = 'eager')")
-    page.wait_for_load_state("networkidle")
+    if page.locator("[loading=lazy]").count():  # what is loaded when one comes by belongs to the page too
+        page.evaluate("() => document.querySelectorAll('[loading=lazy]').forEach(each => each.loading = 'eager')")
+        page.wait_for_load_state("networkidle")
     overhang = page.evaluate("() => document.documentElement.scrollWidth - innerWidth")
     own = [answer for answer in answers if answer.url.startswith(site)]
     complaints += [f"{answer.status} {answer.url}" for answer in own if answer.status >= 400]

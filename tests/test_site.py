@@ -1,5 +1,6 @@
 """The built site, as `make docs` leaves it: no formula as text, ways on, figures described, no other host."""
 
+import functools
 import html.parser
 import importlib.util
 import pathlib
@@ -57,6 +58,7 @@ class Page(html.parser.HTMLParser):
         return [attributes for tag, attributes in self.tags if tag in tags]
 
 
+@functools.cache
 def parse(name):
     return Page((SITE / name).read_text(encoding="utf-8"))
 
