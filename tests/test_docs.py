@@ -5,6 +5,7 @@ import builtins
 import doctest
 import importlib
 import inspect
+import json
 import pathlib
 import re
 
@@ -169,3 +170,45 @@ def test_links_between_the_pages_lead_somewhere(pages, tmp_path):
             found = (path.parent / target).resolve()
             inside = found.relative_to(DOCS.resolve())
             assert found.exists() or inside.parts[0] in made, f"{path.name}: {target}"
+
+
+def test_what_changed_since_0_1_is_told():
+    """Names of 0.1 that are gone, and calls of 0.1 that would mean something else, as names_0.1.json has them."""
+    note = (DOCS / "migration.md").read_text(encoding="utf-8")
+    before = json.loads((DOCS / "names_0.1.json").read_text(encoding="utf-8"))
+    assert len(before) > 150
+    untold = [name for name, call in before.items() if _changed(name, call) and f"`{name}" not in note]
+    assert untold == []
+
+
+def test_changes_are_found():
+    assert _changed("kernels.nothing", "value")
+    assert _changed("nothing.at_all", "value")
+    assert _changed("losses.find", "(name)")  # another name
+    assert _changed("losses.find", "()")  # an argument more that has to be given
+    assert _changed("training.regime", "(losses, momentum=0.5)")
+    assert _changed("kernels.critical_learning_rate", "(kernel, loss='mse', k=1)")
+    assert not _changed("training.regime", "(losses)")
+    assert not _changed("kernels.empirical_ntk", "(f, params, x1, x2=None)")
+
+
+def _changed(name, call):
+    """Whether a name is not there any more, or cannot be called as it was."""
+    module, _, last = name.rpartition(".")
+    try:
+        value = getattr(importlib.import_module(f"nqm_tools.{module}" if module else "nqm_tools"), last)
+    except (ModuleNotFoundError, AttributeError):
+        return True
+    if not call or call == "value":
+        return False
+    old = ast.parse(f"def f{call}: ...").body[0].args
+    new = [p for p in inspect.signature(value).parameters.values() if p.name != "self"]
+    positional = [p.name for p in new if p.kind == p.POSITIONAL_OR_KEYWORD]
+    names, given = [a.arg for a in old.args], {a.arg for a in (*old.args, *old.kwonlyargs)}
+    defaults = dict(zip(names[len(names) - len(old.defaults) :], map(ast.literal_eval, old.defaults), strict=True))
+    return (
+        positional[: len(names)] != names
+        or not given <= {p.name for p in new} | ({*given} if any(p.kind == p.VAR_KEYWORD for p in new) else set())
+        or any(p.default is p.empty and p.name not in given and p.kind != p.VAR_KEYWORD for p in new)
+        or any(p.name in defaults and defaults[p.name] not in (..., p.default) for p in new)
+    )
