@@ -40,6 +40,17 @@ def claims() -> list[Claim]:
         ),
         *(
             Claim(
+                "stochastic edge",
+                f"digits, shuffled epochs, {model}",
+                "stochastic_edge_epochs",
+                "the same with the batches of shuffled epochs",
+                f"{FEWEST_SEEDS} seeds or more; the bounds are those of independent batches",
+                edge.comes_to_the_edge(model, judged=0),
+            )
+            for model in ("f_quad", "f")
+        ),
+        *(
+            Claim(
                 "threshold",
                 name,
                 "",

@@ -56,15 +56,15 @@ def sharpens_less(model: str) -> Check:
     return check
 
 
-def comes_to_the_edge(model: str) -> Check:
-    """Whether the kernel norm falls from above 1, and stays what it is from well below."""
+def comes_to_the_edge(model: str, judged: int = JUDGED) -> Check:
+    """Whether the kernel norm falls from above 1, and stays what it is from well below, in seeds from ``judged`` on."""
 
     def check(frame):
         runs = ends_of_runs(frame)
         if len(runs):
-            runs = runs[(runs["model"] == model) & (runs["batch_size"] <= LARGEST) & (runs["seed"] >= JUDGED)]
+            runs = runs[(runs["model"] == model) & (runs["batch_size"] <= LARGEST) & (runs["seed"] >= judged)]
         if runs.empty or runs["seed"].nunique() < FEWEST_SEEDS:
-            return unknown(f"fewer than {FEWEST_SEEDS} seeds from {JUDGED} are recorded")
+            return unknown(f"fewer than {FEWEST_SEEDS} seeds from {judged} are recorded")
         converged = runs[runs["regime"] != "divergent"]
         above = converged[converged["kernel_norm_first"] > ABOVE]
         below = converged[(converged["kernel_norm_first"] < BELOW)]
