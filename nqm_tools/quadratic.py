@@ -18,6 +18,7 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, Real
 
 from nqm_tools._types import Inputs
 from nqm_tools._validation import InputError, check_function, check_inputs, check_number, check_whole
+from nqm_tools.datasets import Data
 from nqm_tools.expansions import Model, pytree_model
 
 
@@ -242,6 +243,55 @@ def exact_map(model: GeneralQuadraticModel, x: Real[ArrayLike, "1 ..."]) -> Exac
     >>> round(c, 6), round(shift, 6)
     (0.01, -1.4)
     """
+    c, shift, outside = _completed(model, x)
+    if c and np.any(outside):  # a linear model is the map with c = 0, whatever its phi
+        raise ValueError(
+            "no exact map: phi must lie in the range of sigma; it has a part in its null space, for which "
+            "quadratic.biased_map has a map of three numbers"
+        )
+    return ExactMap(c, shift)
+
+
+class BiasedMap(NamedTuple):
+    """How a model with a constant part of its kernel moves: :func:`nqm_tools.dynamics.biased_step`, ``y + shift``.
+
+    Attributes
+    ----------
+    c, shift : float
+        As in :class:`ExactMap`, for the part of phi in the range of Sigma.
+    direction : numpy.ndarray
+        (p,), the part of phi in Sigma's null space: ``linear = w . direction``, and the rest of the output plus the
+        shift is ``quadratic``.
+    """
+
+    c: float
+    shift: float
+    direction: Float[np.ndarray, " p"]
+
+    @property
+    def kappa(self) -> float:
+        """``|direction|^2``, the constant part of the tangent kernel."""
+        return float(self.direction @ self.direction)
+
+
+def biased_map(model: GeneralQuadraticModel, x: Real[ArrayLike, "1 ..."]) -> BiasedMap:
+    """The constants of the exact map of three numbers, where phi has a part in the null space of Sigma.
+
+    Arguments and errors as in :func:`exact_map`, but for phi, which may be any.
+
+    Notes
+    -----
+    That part feels no quadratic term: ``w . direction`` moves as a linear model does, by the common residual.
+
+    >>> model = GeneralQuadraticModel(np.array([0.0, 0.0, 0.5]), np.array([1.0, -1.0, 0.0]), gamma=0.1)
+    >>> biased_map(model, np.ones((1, 3))).kappa
+    0.25
+    """
+    return BiasedMap(*_completed(model, x))
+
+
+def _completed(model, x):
+    """c, the shift that completes the square, and the part of phi that no square takes in."""
     if not isinstance(model, GeneralQuadraticModel):
         raise TypeError(f"model must be a GeneralQuadraticModel; got {type(model).__name__}")
     x = check_inputs("x", x)
@@ -253,7 +303,7 @@ def exact_map(model: GeneralQuadraticModel, x: Real[ArrayLike, "1 ..."]) -> Exac
     eigenvalues, vectors = (sigma, np.eye(len(sigma))) if sigma.ndim == 1 else np.linalg.eigh(sigma)
     size = np.abs(eigenvalues).max()
     if model.gamma == 0 or size == 0:
-        return ExactMap(0.0, 0.0)  # a linear model
+        return 0.0, 0.0, phi  # a linear model
     zero = np.abs(eigenvalues) <= tolerance * size
     if np.any(np.abs(np.abs(eigenvalues[~zero]) - size) > tolerance * size):
         moduli = np.unique(np.round(np.abs(eigenvalues), 6))
@@ -262,7 +312,105 @@ def exact_map(model: GeneralQuadraticModel, x: Real[ArrayLike, "1 ..."]) -> Exac
             f"their moduli go from {moduli[0]:g} to {moduli[-1]:g}"
         )
     along = vectors.T @ phi
-    if np.linalg.norm(along[zero]) > tolerance * max(np.linalg.norm(phi), 1e-300):
-        raise ValueError("no exact map: phi must lie in the range of sigma; it has a part in its null space")
+    outside = vectors @ np.where(zero, along, 0)
+    if np.linalg.norm(outside) <= tolerance * np.linalg.norm(phi):
+        outside = np.zeros_like(phi)
     shift = np.sum(along[~zero] ** 2 / eigenvalues[~zero]) / (2 * model.gamma)
-    return ExactMap(float(model.gamma**2 * size**2), float(shift))
+    return float(model.gamma**2 * size**2), float(shift), outside
+
+
+def norm_certificate(model: GeneralQuadraticModel, x: Inputs, params: Float[ArrayLike, " p"]) -> float:
+    """A rate below which no step of gradient descent raises ``|w|^2``, for ``phi = 0`` and targets 0: runs are bounded.
+
+    Parameters
+    ----------
+    model : GeneralQuadraticModel
+        With ``phi = 0`` on these inputs.
+    x : array
+        The training inputs (n, ...).
+    params : array
+        (p,), the start.
+
+    Returns
+    -------
+    float
+        For ``half_sum``: ``4/(gamma^2 |w|^2 max eig sum_i Sigma_i^2)``. It is sufficient only: beyond it runs may
+        converge as well, up to about ``4/lambda_0``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a model with ``phi != 0``.
+
+    Notes
+    -----
+    The norm falls while ``eta lambda_1(K) < 4`` (:func:`nqm_tools.dynamics.norm_change`), and ``r^T K r`` is at most
+    ``gamma^2 |sum_i r_i Sigma_i w|^2 <= gamma^2 |r|^2 |w|^2 max eig sum_i Sigma_i^2``: from a start below, all later
+    steps are below too. The idea is that of Meltzer, Chen and Liu (2023); the matrix of all blocks
+    ``Sigma_i Sigma_j`` has the same largest eigenvalue as the sum of squares.
+
+    >>> norm_certificate(two_layer_linear(4), np.ones((1, 1)), jnp.ones(8))  # 4/lambda_0: eigenvalues of one modulus
+    2.0...
+    """
+    if not isinstance(model, GeneralQuadraticModel):
+        raise TypeError(f"model must be a GeneralQuadraticModel; got {type(model).__name__}")
+    x = check_inputs("x", x)
+    phi, sigma = (np.asarray(feature, dtype=float) for feature in model.featurize(jnp.asarray(x)))
+    if np.any(phi):
+        raise ValueError(
+            "no certificate: phi must be 0, the norm law is for models that are homogeneous in the weights"
+        )
+    w = np.asarray(check_inputs("params", params), dtype=float)
+    if w.shape != phi.shape[1:]:
+        raise ValueError(f"params must be an array of shape {phi.shape[1:]}; got {w.shape}")
+    squares = (
+        np.sum(sigma**2, axis=0) if sigma.ndim == 2 else np.linalg.eigvalsh(np.einsum("nij,njk->ik", sigma, sigma))
+    )
+    bound = model.gamma**2 * (w @ w) * squares.max()
+    return float(4 / bound) if bound > 0 else math.inf
+
+
+class RandomRegression(NamedTuple):
+    """What :func:`random_regression` makes: ``train(model, data, params=params, ...)`` trains it."""
+
+    model: GeneralQuadraticModel
+    data: Data
+    params: Float[Array, " p"]
+
+
+def random_regression(n: int, p: int, gamma: float, *, seed: int = 0) -> RandomRegression:
+    """A quadratic model drawn at random, of Agarwala, Pedregosa and Pennington (2022): no network, many directions.
+
+    Parameters
+    ----------
+    n, p : int
+        Examples and parameters.
+    gamma : float
+        The size of the quadratic term.
+    seed : int
+        Of the draw.
+
+    Returns
+    -------
+    RandomRegression
+        The start is ``w = 0``, the inputs are the rows of the identity: an example is its number. Features have
+        independent entries N(0, 1/p); so have the matrices off their diagonal, on it N(0, 2/p); targets N(0, 1).
+
+    Raises
+    ------
+    ValueError, TypeError
+        For sizes that are not whole or positive, a gamma that is not a finite number.
+
+    >>> model, data, params = random_regression(3, 5, 0.1)
+    >>> model(params, data.x_train).shape
+    (3, 1)
+    """
+    n, p, gamma = check_whole("n", n), check_whole("p", p), check_number("gamma", gamma)
+    rng = np.random.default_rng(check_whole("seed", seed, minimum=0))
+    features = jnp.asarray(rng.standard_normal((n, p)) / math.sqrt(p))
+    matrices = rng.standard_normal((n, p, p))
+    matrices = jnp.asarray((matrices + matrices.transpose(0, 2, 1)) / math.sqrt(2 * p))
+    model = GeneralQuadraticModel(lambda x: x @ features, lambda x: jnp.einsum("ni,ipq->npq", x, matrices), gamma)
+    provenance = {"name": "random_regression", "n": n, "p": p, "gamma": gamma, "seed": seed}
+    data = Data("random regression", np.eye(n), rng.standard_normal(n), provenance=provenance)
+    return RandomRegression(model, data, jnp.zeros(p))

@@ -63,7 +63,7 @@ def max_learning_rate(residual: Numbers, kernel: Numbers, c: Numbers, y: Numbers
     float or numpy.ndarray
         For ``half_sum``: the smallest positive root of ``4 - eta lambda + c eta^2 r y`` or, if that is smaller (it is
         for targets of the order of sqrt(m) only) or there is no root, ``1 / (sqrt(c) |y|)``, where ``|beta| = 1``
-        and the last stable equilibrium disappears. Infinite if there is neither.
+        and the last stable equilibrium disappears: the edge of stability begins. Infinite if there is neither.
 
     Raises
     ------
@@ -103,10 +103,11 @@ def predict_regime(u: Numbers, v: Numbers, w: Numbers = 0.0) -> str | np.ndarray
     Returns
     -------
     str or numpy.ndarray of str
-        ``"divergent"`` if ``4 - v + w < 0``; otherwise ``"catapult"`` if the first step raises the loss,
-        ``|1 - v + u + w| > 1``, else ``"monotone"``. ``"undecided"`` where ``4 - v + w = 0`` (bounded, but nothing
-        comes to rest) or ``|beta| >= 1`` (``w^2 >= u``: no equilibrium is stable). A run that starts with
-        residual zero stays there: ``"monotone"``.
+        ``"divergent"`` if ``4 - v + w < 0`` or ``|beta| > 2`` (``w^2 > 4 u``); otherwise ``"edge of stability"`` if
+        ``1 < |beta| < 2`` (no equilibrium is stable, and the run stays bounded: the kernel hovers about ``2/eta``, see
+        :func:`two_cycle`), ``"catapult"`` if the first step raises the loss, ``|1 - v + u + w| > 1``, else
+        ``"monotone"``. ``"undecided"`` at ``|beta| = 1``, at 2, and where ``4 - v + w = 0`` (bounded, but nothing comes
+        to rest). A run that starts with residual zero stays there: ``"monotone"``.
 
     Raises
     ------
@@ -115,6 +116,9 @@ def predict_regime(u: Numbers, v: Numbers, w: Numbers = 0.0) -> str | np.ndarray
 
     Notes
     -----
+    For ``1 < |beta| < 2``: that runs are bounded is proved; that almost all of them tend to balanced weights
+    (:func:`balanced_step`) is observed. For ``|beta| > 2`` that nothing can rest is proved, divergence is observed.
+
     With y = 0 and ``v <= 2`` no later step raises the loss either. From ``v > 2`` with ``u >= v - 2``, a start that
     wide networks do not have, the loss falls at first and may rise later.
 
@@ -126,8 +130,9 @@ def predict_regime(u: Numbers, v: Numbers, w: Numbers = 0.0) -> str | np.ndarray
     u, v, w = check_dimensionless(u, v, w)
     factor = 1 - v + u + w
     answer = np.where(np.abs(factor) > 1, "catapult", "monotone")
-    answer = np.where(4 - v + w < 0, "divergent", answer)
-    answer = np.where((w**2 >= u) | (4 - v + w == 0), "undecided", answer)
+    answer = np.where(w**2 > u, "edge of stability", answer)
+    answer = np.where((w**2 == u) | (w**2 == 4 * u) | (4 - v + w == 0), "undecided", answer)
+    answer = np.where((4 - v + w < 0) | (w**2 > 4 * u), "divergent", answer)
     return scalar(np.where(u == 0, "monotone", answer))
 
 
