@@ -66,9 +66,11 @@ def test_gradient_descent_converges_if_and_only_if_the_certificate_says_so():
     np.testing.assert_array_equal(np.isinf(dynamics.peak_u(v[some], u[some], w[some])), ~certified[some])
 
 
-def test_beyond_beta_one_nothing_comes_to_rest_and_the_regime_is_undecided():
-    u, v, w = 0.25, 3.0, -0.6  # beta = 1.2: inside the triangle, so it does not diverge either
-    assert dynamics.predict_regime(u, v, w) == "undecided"
+def test_beyond_beta_one_nothing_comes_to_rest():
+    u, v, w = 0.25, 3.0, -0.6  # beta = -1.2: inside the triangle, so it does not diverge either
+    assert dynamics.predict_regime(u, v, w) == "edge of stability"
+    assert dynamics.predict_regime(u, v, -w / 1.2) == "undecided"  # beta = 1
+    assert dynamics.predict_regime(u, 6.0, 1.05) == "divergent"  # beta = 2.1
     assert np.isnan(dynamics.final_v(v, u, w))
     assert np.isnan(dynamics.peak_u(v, u, w))
     assert dynamics.predict_regime(0.0, 5.0) == "monotone"  # a residual of zero stays zero

@@ -163,7 +163,7 @@ def test_regimes_and_laws_are_those_of_the_package(visit):
     plain = [(z * z, v, beta * z) for v, z, beta in states]
     regimes = page.evaluate("all => all.map((state) => dynamics.predict_regime(...state))", plain)
     assert regimes == dynamics.predict_regime(*np.transpose(plain)).tolist()
-    assert set(regimes) == {"monotone", "catapult", "divergent", "undecided"}
+    assert set(regimes) == {"monotone", "catapult", "divergent", "edge of stability"}
     assert page.evaluate("all => all.every((state) => dynamics.possible(...state))", plain)
     assert not page.evaluate("dynamics.possible(4, 3.9, 0)")
 

@@ -196,7 +196,8 @@ const drawing = (() => {
       return "No network starts here: so large a residual and target need a larger kernel (ηλ₀ ≥ 2 |z₀ + β|).";
     }
     if (regime === "divergent") return `Divergent: D₀ = ${text(d)} is negative, and the loss does not vanish.`;
-    if (regime === "undecided") return "Undecided: no point of rest is stable for this target (|β| ≥ 1), or D₀ = 0.";
+    if (regime === "edge") return "Edge of stability: no point of rest is stable for this target (|β| > 1), and ηλ stays.";
+    if (regime === "undecided") return "Undecided: on a boundary, D₀ = 0, |β| = 1 or |β| = 2.";
     if (Number.isNaN(end)) return `${capital(regime)}: it has not come to rest after two million steps.`;
     const fall = `The kernel ends at ${text((100 * end) / state.v0)} % of its start, ηλ = ${text(end)}.`;
     if (!(peak > rows[0].loss)) return `Monotone: the loss only falls. ${fall}`;

@@ -57,8 +57,9 @@ const dynamics = (() => {
 
   function predict_regime(u, v, w = 0) {
     if (u === 0) return "monotone";
-    if (w ** 2 >= u || 4 - v + w === 0) return "undecided";
-    if (4 - v + w < 0) return "divergent";
+    if (4 - v + w < 0 || w ** 2 > 4 * u) return "divergent";
+    if (w ** 2 === u || w ** 2 === 4 * u || 4 - v + w === 0) return "undecided";
+    if (w ** 2 > u) return "edge of stability";
     return Math.abs(1 - v + u + w) > 1 ? "catapult" : "monotone";
   }
 

@@ -39,13 +39,21 @@ const examples = (() => {
       vertical: "loss",
       xLabel: "ηλ  (of the start: ηλ₀)",
       yLabel: "loss L",
-      legend: { monotone: "monotone", catapult: "catapult", divergent: "divergent", undecided: "undecided" },
+      legend: {
+        monotone: "monotone",
+        catapult: "catapult",
+        divergent: "divergent",
+        edge: "edge of stability",
+        undecided: "undecided",
+      },
       // Where the plane says which region it is: place, and which end of the words is there.
       names: [[0.08, 1.6e-3, "start"], [2.95, 1.6e-3, "middle"], [4.95, 1.6e-3, "end"]],
 
       outcome(v0, loss) {
         const { u, v, w } = observables(start(v0, loss));
-        return dynamics.possible(u, v, w) ? dynamics.predict_regime(u, v, w) : "impossible";
+        if (!dynamics.possible(u, v, w)) return "impossible";
+        const regime = dynamics.predict_regime(u, v, w);
+        return regime === "edge of stability" ? "edge" : regime;  // a colour's name has no spaces
       },
 
       run() {
