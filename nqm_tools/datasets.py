@@ -39,6 +39,7 @@ __all__ = [
     "NAMES",
     "Data",
     "available",
+    "chebyshev",
     "default_classes",
     "gaussians_1d",
     "load",
@@ -385,6 +386,41 @@ def check_gaussians_1d(n_train=128, *, mean=2.0, std=1.0, n_test=0, seed=0):
         check_whole("n_test", n_test, minimum=0, maximum=MOST),
         check_whole("seed", seed, minimum=0),
     )
+
+
+def chebyshev(degree: int, *, n_train: int = 20) -> Data:
+    """A Chebyshev polynomial at equally spaced points, the smallest problem that shows the edge of stability.
+
+    Parameters
+    ----------
+    degree : int
+        Of the polynomial, the targets.
+    n_train : int
+        Points from -1 to 1.
+
+    Returns
+    -------
+    Data
+        Inputs (n, 2), a point and a 1 (networks here have no biases), targets (n, 1); no test set.
+
+    Notes
+    -----
+    After the example of Cohen et al. (2021), "Gradient descent on neural networks typically occurs at the edge of
+    stability".
+
+    >>> chebyshev(3, n_train=3).y_train.ravel().tolist()
+    [-1.0, 0.0, 1.0]
+    """
+    degree, n_train = check_chebyshev(degree, n_train=n_train)
+    x = np.linspace(-1, 1, n_train)
+    targets = np.polynomial.Chebyshev.basis(degree)(x)
+    provenance = {"name": "chebyshev", "degree": degree, "n_train": n_train}
+    return Data("chebyshev", np.stack([x, np.ones(n_train)], axis=1), targets, provenance=provenance)
+
+
+def check_chebyshev(degree, *, n_train=20):
+    """The arguments of :func:`chebyshev`, checked."""
+    return check_whole("degree", degree, maximum=1000), check_whole("n_train", n_train, minimum=2, maximum=MOST)
 
 
 def single_example(dimension: int, *, label: float = 0.0, seed: int) -> Data:

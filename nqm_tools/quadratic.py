@@ -262,6 +262,9 @@ class BiasedMap(NamedTuple):
     direction : numpy.ndarray
         (p,), the part of phi in Sigma's null space: ``linear = w . direction``, and the rest of the output plus the
         shift is ``quadratic``.
+
+    >>> BiasedMap(c=0.01, shift=0.0, direction=np.array([0.0, 0.5])).kappa
+    0.25
     """
 
     c: float
@@ -371,7 +374,11 @@ def norm_certificate(model: GeneralQuadraticModel, x: Inputs, params: Float[Arra
 
 
 class RandomRegression(NamedTuple):
-    """What :func:`random_regression` makes: ``train(model, data, params=params, ...)`` trains it."""
+    """What :func:`random_regression` makes: ``train(model, data, params=params, ...)`` trains it.
+
+    >>> random_regression(3, 5, 0.1).data.x_train.shape
+    (3, 3)
+    """
 
     model: GeneralQuadraticModel
     data: Data

@@ -126,6 +126,9 @@ class TwoCycle(NamedTuple):
     multiplier_along, multiplier_across : float or numpy.ndarray
         ``9 - 2 (1 + beta)^2`` among balanced weights and ``(3 - 2 beta)^2`` from others to these: stable up to
         ``beta = sqrt(5) - 1``.
+
+    >>> two_cycle(1.5).s.tolist()
+    [0.5, 2.0]
     """
 
     s: Float[np.ndarray, "... 2"]
@@ -198,7 +201,11 @@ def attractor(beta: Numbers, *, states: int = 256, transient: int = 4096) -> Flo
 
 
 class Lyapunov(NamedTuple):
-    """Mean logarithms of how a step stretches: among balanced weights, and from other weights to these."""
+    """Mean logarithms of how a step stretches: among balanced weights, and from other weights to these.
+
+    >>> lyapunov_exponent(1.4).along > 0  # chaos
+    True
+    """
 
     along: Answer
     across: Answer

@@ -20,6 +20,9 @@ class BiasedExample(NamedTuple):
         The rest, with the shift of :func:`nqm_tools.quadratic.biased_map` added.
     kernel
         Of the quadratic part; the whole tangent kernel is this plus the constant kappa.
+
+    >>> BiasedExample(linear=0.1, quadratic=0.3, kernel=1.5).kernel
+    1.5
     """
 
     linear: Numbers

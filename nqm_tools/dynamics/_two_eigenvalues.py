@@ -11,7 +11,11 @@ from nqm_tools.dynamics._checks import Answer, check_float64, refuse, scalar
 
 
 class TwoEigenvalues(NamedTuple):
-    """``z`` and ``kernel``: residual and tangent kernel, times the learning rate, of :func:`two_eigenvalue_step`."""
+    """``z`` and ``kernel``: residual and tangent kernel, times the learning rate, of :func:`two_eigenvalue_step`.
+
+    >>> TwoEigenvalues(z=0.1, kernel=1.9).kernel
+    1.9
+    """
 
     z: Numbers
     kernel: Numbers

@@ -35,9 +35,10 @@ UNITS = ("critical", "absolute")
 NETWORKS = {make.__name__: make for make in (networks.two_layer_fc, networks.deep_fc, networks.two_layer_cnn)}
 NETWORKS["diagonal_quadratic"] = quadratic.diagonal
 DATASETS = {name: functools.partial(datasets.load, name) for name in datasets.NAMES} | {
-    make.__name__: make for make in (datasets.gaussians_1d, datasets.single_example)
+    make.__name__: make for make in (datasets.chebyshev, datasets.gaussians_1d, datasets.single_example)
 }
 CHECKS = {name: functools.partial(datasets.check_load, name) for name in datasets.NAMES} | {
+    "chebyshev": datasets.check_chebyshev,
     "gaussians_1d": datasets.check_gaussians_1d,
     "single_example": datasets.check_single_example,
 }
@@ -81,8 +82,8 @@ class Sweep:
     Parameters
     ----------
     data : dict or list of dict
-        ``name`` and the arguments of :func:`nqm_tools.datasets.load` (or ``gaussians_1d``, ``single_example``). Each
-        seed draws its own sample, unless ``seed`` is among the arguments. A function of yours gets the arguments, and
+        ``name`` and the arguments of :func:`nqm_tools.datasets.load` (or ``chebyshev``, ``gaussians_1d``,
+        ``single_example``). Each seed draws its own sample, unless ``seed`` is among the arguments. A function of yours gets the arguments, and
         ``seed`` if it takes one, and gives a :class:`nqm_tools.Data`.
     network : dict or list of dict
         ``name`` (``two_layer_fc``, ``deep_fc``, ``two_layer_cnn``; ``diagonal_quadratic`` for
@@ -270,12 +271,12 @@ def load_data(settings, seed):
     """The sample that a sweep's settings and seed stand for."""
     settings = {"seed": seed} | settings
     name = settings.pop("name")
-    if not is_reference(name):
-        return DATASETS[name](**settings)
-    make = find_function(name)
+    make = find_function(name) if is_reference(name) else DATASETS[name]
     signature = inspect.signature(make)
     if "seed" not in signature.parameters:
         settings.pop("seed")
+    if not is_reference(name):
+        return make(**settings)
     try:  # here, where it is the settings that are wrong, and not something in the function
         signature.bind(**settings)
     except TypeError as error:
