@@ -4,9 +4,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nqm_tools import papers
+from nqm_tools import dynamics, papers
 from nqm_tools.papers import _rules
+from nqm_tools.papers.agarwala2022 import sharpening
+from nqm_tools.papers.kalra2023b import edge as kalra
 from nqm_tools.papers.ours import _claims as ours
+from nqm_tools.papers.ours import edge as our_edge
 from nqm_tools.papers.zhu2024 import generalization, kernels, theorems
 
 RATES = (0.5, 0.9, 1.1, 1.3, 1.5)
@@ -585,3 +588,210 @@ def test_there_is_no_paper_of_another_name():
         assert {claim.kind for claim in claims} <= {"claim", "check", "identity"}
         assert len({(c.figure, c.panel, c.statement) for c in claims}) == len(claims)
         assert name != "ours" or {claim.status for claim in claims} == {"proved", "derived", "observed"}
+
+
+def edge_runs(changes=None, model="f_quad", seeds=6, width=64, label=8.0):
+    """Runs of the exact map in the columns of a record, at several beta; ``changes(u, v, beta)`` makes them wrong."""
+    from nqm_tools.datasets import single_example
+
+    frames = []
+    for seed in range(seeds):
+        c = (single_example(9, seed=seed).x_train ** 2).sum() / (9 * width)
+        # The last one is beyond |beta| = 2.
+        for beta in (0.6, 0.9, 1.1, 1.2, 1.26, 1.35, 2.2):
+            rate = beta / (c**0.5 * label)
+            z, v, rows = -0.97 * beta, 1.0, []
+            for _ in range(1200):
+                rows.append((z * z, v))
+                z, v = dynamics.signed_step(dynamics.Signed(z, v), beta)
+                if not abs(z) < 1e6:
+                    break
+            u, v = np.array(rows).T
+            if changes:
+                u, v = changes(u, v, beta)
+            values = {"train_loss": u / (2 * c * rate**2), "lambda_1": v / rate}
+            regime = "divergent" if beta > 2 else "edge of stability"
+            settings = dict(learning_rate=rate, width=width, dimension=9, label=label, peak_loss=1.0)
+            frames.append(curves(values, model, beta, seed, regime, **settings))
+    return pd.concat(frames, ignore_index=True)
+
+
+EDGE_RULES = {
+    "critical_rate": kalra.critical_rate("f_quad"),
+    "is_balanced": kalra.is_balanced("f_quad"),
+    "periods": kalra.periods,
+    "foretold": our_edge.foretold,
+    "mean_kernel": our_edge.mean_kernel("f_quad"),
+}
+
+
+def test_runs_of_the_map_hold_at_the_edge_and_few_seeds_do_not_decide():
+    right = edge_runs()
+    for name, rule in EDGE_RULES.items():
+        assert rule(right).holds is True, (name, rule(right).measured)
+        assert rule(right[right["seed"] < 4]).holds is None, name
+        assert rule(pd.DataFrame()).holds is None, name
+        assert rule(right.assign(model="f")).holds is None, name
+
+
+def vanishing_above(u, v, beta):
+    return (u * 0.9 ** np.arange(len(u)), v) if 1 < beta < 2 else (u, v)
+
+
+def staying_below(u, v, beta):
+    return (np.maximum(u, 0.01 * u[0]), v) if beta < 1 else (u, v)
+
+
+def off_balance(u, v, beta):
+    return (u, v * 1.01) if 1 < beta < 2 else (u, v)
+
+
+def always_period_two(u, v, beta):
+    return (np.resize(u[-2:], len(u)), np.resize(v[-2:], len(v))) if 1.25 < beta < 1.3 else (u, v)
+
+
+def another_mean(u, v, beta):
+    return (u, v + 0.01) if 1 < beta < 2 else (u, v)
+
+
+def tame_beyond_two(u, v, beta):
+    return (np.full(1200, u[0]), np.full(1200, v[0])) if beta > 2 else (u, v)
+
+
+@pytest.mark.parametrize(
+    ("rule", "wrong"),
+    [
+        ("critical_rate", vanishing_above),
+        ("critical_rate", staying_below),
+        ("is_balanced", off_balance),
+        ("periods", always_period_two),
+        ("foretold", tame_beyond_two),
+        ("foretold", staying_below),
+        ("foretold", vanishing_above),
+        ("mean_kernel", another_mean),
+    ],
+)
+def test_wrong_runs_at_the_edge_turn_the_verdict(rule, wrong):
+    assert EDGE_RULES[rule](edge_runs(wrong)).holds is False
+
+
+def test_a_network_that_diverges_with_its_quadratic_model_does_not_survive():
+    assert our_edge.network_survives(edge_runs(tame_beyond_two, "f")).holds is True
+    assert our_edge.network_survives(edge_runs(model="f")).holds is False
+    assert our_edge.network_survives(edge_runs(model="f_quad")).holds is None
+
+    def dying(u, v, beta):
+        return (np.full(len(u), u[0]), v * (np.arange(len(v)) == 0)) if beta > 2 else (u, v)
+
+    found = our_edge.network_survives(edge_runs(dying, "f"))
+    assert found == ("0 of 6 runs diverge; 6 end with kernel 0, all gates closed", True)
+
+
+def chebyshev_runs(sharpness=2.0, losses=(1e-3, 1e-2), regime="catapult", seeds=6):
+    """The network and its quadratic model, their sharpness times the rate and their last losses."""
+    frames = []
+    for model, loss in zip(("f", "f_quad"), losses, strict=True):
+        for seed in range(seeds):
+            for ratio in (0.5, 0.7, 0.9, 1.1):
+                step = np.arange(0, 1001, 100)
+                noise = 0.01 * np.cos(np.arange(len(step)) + seed)
+                v = (sharpness if ratio > 0.6 else 1.2) + noise
+                settings = dict(learning_rate=0.5, width=30, steps=1000)
+                values = {"train_loss": loss * (1 + 0.1 * seed) + noise * loss, "sharpness": v / 0.5}
+                frames.append(curves(values, model, ratio, seed, regime, **settings).assign(step=step))
+    return pd.concat(frames, ignore_index=True)
+
+
+def test_many_directions_are_at_the_edge_if_every_run_averages_to_two():
+    right = chebyshev_runs()
+    for model in ("f", "f_quad"):
+        rule = our_edge.reaches_the_edge(model)
+        assert rule(right).holds is True
+        assert rule(right[right["seed"] < 4]).holds is None
+        assert rule(pd.DataFrame()).holds is None
+        assert rule(chebyshev_runs(1.9)).holds is False
+        assert rule(chebyshev_runs(2.1)).holds is False
+        assert rule(chebyshev_runs(regime="divergent")).holds is False
+        once = right.copy()
+        at = (once["seed"] == 3) & (once["learning_rate_ratio"] == 0.9)
+        once.loc[at, "sharpness"] = 3.0
+        assert rule(once).holds is False
+    assert our_edge.loss_at_the_edge(right).holds is True
+    assert our_edge.loss_at_the_edge(chebyshev_runs(losses=(1e-2, 1e-2))).holds is False
+    assert our_edge.loss_at_the_edge(chebyshev_runs(losses=(1e-2, 1e-3))).holds is False
+    assert our_edge.loss_at_the_edge(right[right["seed"] < 4]).holds is None
+    assert our_edge.loss_at_the_edge(right[right["model"] == "f"]).holds is None
+    assert our_edge.loss_at_the_edge(pd.DataFrame()).holds is None
+
+
+@pytest.fixture
+def _fresh():
+    """What is computed on the spot is kept: not across a test that makes it wrong."""
+    rules = (sharpening.ends, sharpening.random_runs, sharpening.first_step, our_edge.second_term, our_edge.end_law)
+    rules += (our_edge.norm_law, kalra.route_to_chaos, kalra.parameterization, kalra.mechanism)
+    for rule in rules:
+        rule.cache_clear()
+    yield
+    for rule in rules:
+        rule.cache_clear()
+
+
+@pytest.mark.usefixtures("_fresh")
+def test_wrong_maps_turn_what_is_computed_on_the_spot(monkeypatch):
+    monkeypatch.setattr(sharpening, "EPSILONS", (0.02, 0.05))
+    assert sharpening.ends_near_the_edge().holds is True
+    assert our_edge.second_term().holds is True
+    edge, end, step = dynamics.two_eigenvalue_edge, dynamics.two_eigenvalue_end, dynamics.two_eigenvalue_step
+    # Without the second term; with another first one; a map of another target; a sign in the law of the norm.
+    monkeypatch.setattr(dynamics, "two_eigenvalue_edge", lambda e, target: 2 - e * (1 - target) / 2)
+    our_edge.second_term.cache_clear()
+    assert our_edge.second_term().holds is False
+    monkeypatch.setattr(dynamics, "two_eigenvalue_edge", edge)
+    assert our_edge.end_law().holds is True
+    monkeypatch.setattr(dynamics, "two_eigenvalue_end", lambda state, e: 0.05 * e + end(state, e))
+    our_edge.end_law.cache_clear()
+    assert our_edge.end_law().holds is False
+    monkeypatch.setattr(dynamics, "two_eigenvalue_step", lambda state, e, target: step(state, e, target + 0.4))
+    sharpening.ends.cache_clear()
+    with np.errstate(all="ignore"):  # some of these diverge
+        assert sharpening.ends_near_the_edge().holds is False
+    assert our_edge.norm_law().holds is True
+    law = dynamics.norm_change
+    monkeypatch.setattr(dynamics, "norm_change", lambda *arguments, degree: law(*arguments, degree=2))
+    our_edge.norm_law.cache_clear()
+    assert our_edge.norm_law().holds is False
+
+
+@pytest.mark.usefixtures("_fresh")
+def test_wrong_maps_turn_the_route_to_chaos_and_the_mechanism(monkeypatch):
+    assert kalra.route_to_chaos().holds is True
+    assert kalra.mechanism().holds is True
+    assert kalra.parameterization().holds is True
+    for rule in (kalra.route_to_chaos, kalra.mechanism, kalra.parameterization):
+        rule.cache_clear()
+    step = dynamics.one_example_step
+    monkeypatch.setattr(dynamics, "balanced_step", lambda s, beta: s * (1 + beta - s) ** 2 * (1 + 0.02 * s))
+    monkeypatch.setattr(dynamics, "one_example_step", lambda state, rate, c, y: step(state, 1.1 * rate, c, y))
+    monkeypatch.setattr(kalra, "PARAMETERIZATIONS", (0, 0.5, 0.8))
+    assert kalra.route_to_chaos().holds is False
+    assert kalra.mechanism().holds is False
+    assert kalra.parameterization().holds is False
+
+
+@pytest.mark.usefixtures("_fresh")
+def test_random_models_that_do_not_sharpen_or_diverge_turn_the_verdict(monkeypatch):
+    monkeypatch.setattr(sharpening, "DRAWS", 5)
+    for gamma, holds in ((0.2, True), (0.01, False), (1.0, False)):
+        sharpening.random_runs.cache_clear()
+        monkeypatch.setattr(sharpening.random_runs.__wrapped__, "__defaults__", (gamma,))
+        assert sharpening.random_models_sharpen().holds is holds
+    assert sharpening.first_step().holds is True
+    sharpening.first_step.cache_clear()
+    monkeypatch.setattr(sharpening, "Interval", _Shifted)
+    assert sharpening.first_step().holds is False
+
+
+class _Shifted(papers.Interval):
+    @classmethod
+    def of(cls, values, shared=0.0):
+        return papers.Interval.of(np.asarray(values) * 1.05, shared)

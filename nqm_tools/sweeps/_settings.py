@@ -83,8 +83,8 @@ class Sweep:
     ----------
     data : dict or list of dict
         ``name`` and the arguments of :func:`nqm_tools.datasets.load` (or ``chebyshev``, ``gaussians_1d``,
-        ``single_example``). Each seed draws its own sample, unless ``seed`` is among the arguments. A function of yours gets the arguments, and
-        ``seed`` if it takes one, and gives a :class:`nqm_tools.Data`.
+        ``single_example``). Each seed draws its own sample, unless ``seed`` is among the arguments. A function of yours
+        gets the arguments, and ``seed`` if it takes one, and gives a :class:`nqm_tools.Data`.
     network : dict or list of dict
         ``name`` (``two_layer_fc``, ``deep_fc``, ``two_layer_cnn``; ``diagonal_quadratic`` for
         :func:`nqm_tools.quadratic.diagonal`) and its arguments. Each seed draws its own start. A function of yours

@@ -9,7 +9,8 @@ import numpy as np
 
 from nqm_tools import dynamics
 from nqm_tools.papers._rules import FEWEST_SEEDS, Claim, Finding, Interval, estimated_percent, runs_of, unknown
-from nqm_tools.papers.ours import errata, noise
+from nqm_tools.papers.agarwala2022 import sharpening
+from nqm_tools.papers.ours import edge, errata, noise
 from nqm_tools.papers.zhu2024 import kernels, theorems
 
 # Laws of wide networks are read at the largest width, up to this multiple of the critical rate.
@@ -90,6 +91,7 @@ def claims() -> list[Claim]:
             )
             for figure, model in (("6", "f_quad"), ("7", "f"))
         ),
+        *_edge_of_stability(),
         Claim(
             "erratum 3",
             "figure 3",
@@ -143,6 +145,95 @@ def claims() -> list[Claim]:
             status="proved",
         ),
     ]
+
+
+def _edge_of_stability():
+    one, chebyshev = "edge_one_example", "edge_chebyshev"
+    models = {"f_quad": "quadratic model", "f": "network"}
+    seeds = f"{FEWEST_SEEDS} seeds or more"
+    for panel, sweep, statement, rule, check, status in (
+        (
+            "one example, quadratic model",
+            one,
+            "with |beta| > 2 or D_0 < 0 a run diverges; otherwise with |beta| < 1 its loss vanishes, with |beta| > 1 "
+            "it is at the edge of stability for ever",
+            f"{seeds} of each kind, all runs farther than 0.02 from |beta| = 1 and 2",
+            edge.foretold,
+            "observed",
+        ),
+        *(
+            (
+                f"one example, {name}",
+                one,
+                "at the edge the time average of eta lambda is 1 + beta, up to beta = sqrt(5) - 1",
+                f"{seeds}, all runs: to {edge.MEAN_ERROR:g}",
+                edge.mean_kernel(model),
+                "derived",
+            )
+            for model, name in models.items()
+        ),
+        (
+            "one example, network",
+            one,
+            "where its quadratic model diverges, the network does not: it closes its gates",
+            f"{seeds}, all runs whose quadratic model is foretold to diverge",
+            edge.network_survives,
+            "observed",
+        ),
+        (
+            "two eigenvalues",
+            "",
+            "runs end at 2 - epsilon (1 - E)/2 - epsilon^2 (1 - E)(27 - 11 E)/32",
+            "error of the median run that crosses 2, epsilon from 0.005 to 0.05: exponent 3 ± 0.3, for E = 0 and 0.3",
+            edge.second_term,
+            "derived",
+        ),
+        (
+            "two eigenvalues",
+            "",
+            "a run from near 2 ends at 2 - e/2 (1 + W(-J/exp(1))), J conserved to leading order",
+            "300 random states: median error below 0.03 epsilon at epsilon = 0.01, and a third of that at 0.001",
+            edge.end_law,
+            "derived",
+        ),
+        (
+            "random models",
+            "",
+            "the mean first change of v^T K v is eta^2 gamma^2 |g|^2 (p + 1)/p over symmetric Gaussian matrices",
+            "800 draws and their negatives: the 95 % interval of the ratio holds 1 and is narrower than 0.05",
+            sharpening.first_step,
+            "proved",
+        ),
+        (
+            "homogeneous networks",
+            "",
+            "a step changes |w|^2 by -2 k eta r.f + eta^2 r^T K r for every degree k",
+            "ReLU networks of 2 and 3 layers, a step of gradient descent in float64: to 1e-9",
+            edge.norm_law,
+            "proved",
+        ),
+        *(
+            (
+                f"Chebyshev polynomial, {name}",
+                chebyshev,
+                f"the {name} reaches the edge of stability with many directions, and stays there",
+                f"{seeds}, widths 30 and 100, 0.7 to 1.1 times the critical rate, all runs: eta times the sharpness is "
+                f"2 ± {edge.NEAR_TWO:g} on average over the second half",
+                edge.reaches_the_edge(model),
+                "observed",
+            )
+            for model, name in models.items()
+        ),
+        (
+            "Chebyshev polynomial",
+            chebyshev,
+            "but there the quadratic model's loss ends higher than the network's",
+            f"{seeds}, paired, median of the last tenth: the 95 % interval of the mean logarithm lies above 0",
+            edge.loss_at_the_edge,
+            "observed",
+        ),
+    ):
+        yield Claim("edge of stability", panel, sweep, statement, rule, check, status=status)
 
 
 def peak_law(frame):

@@ -1,0 +1,171 @@
+"""Rules about the edge of stability that are ours: recorded runs against the exact map, series, random models."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from nqm_tools import dynamics
+from nqm_tools.papers._rules import FEWEST_SEEDS, Check, Finding, Interval, estimate, runs_of, unknown
+from nqm_tools.papers.agarwala2022 import sharpening
+from nqm_tools.papers.kalra2023b import edge
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MEAN_ERROR = 1e-4
+# Chebyshev polynomial: where the edge is judged, and the mean sharpness that counts as being there.
+WIDTHS, RATES, NEAR_TWO = (30, 100), (0.7, 0.9, 1.1), 0.05
+
+
+def foretold(frame: pd.DataFrame) -> Finding:
+    """Whether each recorded run of the quadratic model does what ``predict_regime`` says of its start."""
+    runs = edge.states(frame, "f_quad") if len(frame) else []
+    runs = [s for s in runs if min(abs(s.beta - 1), abs(s.beta - 2)) > edge.MARGIN]
+    wanted = {"divergent": _diverged, "edge of stability": edge.sustained}
+    kinds = {kind: [s for s in runs if _kind(s) == kind] for kind in (*wanted, "at rest")}
+    if min(len({s.seed for s in part}) for part in kinds.values()) < FEWEST_SEEDS:
+        return unknown(f"fewer than {FEWEST_SEEDS} seeds are recorded of one of {', '.join(kinds)}")
+    good = {kind: sum(map(wanted.get(kind, edge.vanishes), part)) for kind, part in kinds.items()}
+    return Finding(
+        "; ".join(f"{kind}: {good[kind]} of {len(part)}" for kind, part in kinds.items()),
+        all(bool(good[kind] == len(part)) for kind, part in kinds.items()),
+    )
+
+
+def _kind(state):
+    return state.foretold if state.foretold in ("divergent", "edge of stability") else "at rest"
+
+
+def _diverged(state):
+    return not np.isfinite(state.u).all() or state.u[-1] > 1e3 * state.u[0]
+
+
+def mean_kernel(model: str) -> Check:
+    """Whether the time average of ``eta lambda`` over a 2-cycle is ``1 + beta``."""
+
+    def check(frame):
+        runs = edge.at_the_edge(frame, model, 1 + edge.MARGIN, dynamics.PERIOD_FOUR - 0.01)
+        if len({s.seed for s in runs}) < FEWEST_SEEDS:
+            return unknown(f"fewer than {FEWEST_SEEDS} seeds have period 2")
+        errors = [abs(s.v[-edge.LAST :].mean() / (1 + s.beta) - 1) for s in runs]
+        good = sum(error < MEAN_ERROR for error in errors)
+        return Finding(f"{good} of {len(runs)} runs, off by {max(errors):.0e} at most", bool(good == len(runs)))
+
+    return check
+
+
+def network_survives(frame: pd.DataFrame) -> Finding:
+    """Whether the network stays bounded where its quadratic model diverges; beside it, how often it ends dead."""
+    runs = [s for s in edge.states(frame, "f") if s.foretold == "divergent"] if len(frame) else []
+    if len({s.seed for s in runs}) < FEWEST_SEEDS:
+        return unknown(f"fewer than {FEWEST_SEEDS} seeds are recorded there")
+    dead = sum(bool(np.all(s.v[-edge.LAST :] < 1e-6)) for s in runs)
+    diverged = sum(bool(_diverged(s)) for s in runs)
+    return Finding(f"{diverged} of {len(runs)} runs diverge; {dead} end with kernel 0, all gates closed", diverged == 0)
+
+
+@functools.cache
+def second_term() -> Finding:
+    """How the error of ``two_eigenvalue_edge`` scales with epsilon: as its third power."""
+    exponents = []
+    for target in (0.0, 0.3):
+        errors = [
+            abs(np.median(sharpening.ends(e, target, 0)) - dynamics.two_eigenvalue_edge(e, target))
+            for e in sharpening.EPSILONS
+        ]
+        exponents.append(np.polyfit(np.log(sharpening.EPSILONS), np.log(errors), 1)[0])
+    return Finding(
+        f"exponents {exponents[0]:.2f} and {exponents[1]:.2f} for targets 0 and 0.3",
+        all(2.7 < exponent < 3.3 for exponent in exponents),
+    )
+
+
+@functools.cache
+def end_law() -> Finding:
+    """The median error of ``two_eigenvalue_end``, over epsilon, from random states near ``T = 2``."""
+    rng, errors, spread = np.random.default_rng(0), {}, 0.0
+    for epsilon in (1e-2, 1e-3):
+        x, s = rng.uniform(0, 3, 300), rng.uniform(0.1, 2, 300) * epsilon
+        z = np.sqrt(s)
+        start = dynamics.TwoEigenvalues(z, 2 + x * epsilon / 2 + 2 * (1 - epsilon) * z)
+        state = start
+        for _ in range(int(30 / epsilon)):
+            state = dynamics.two_eigenvalue_step(state, epsilon)
+        rest = np.abs(state.z) < 1e-4
+        off = np.abs(dynamics.two_eigenvalue_end(start, epsilon) - state.kernel) / epsilon
+        errors[epsilon] = float(np.median(off[rest]))
+        spread = float(np.ptp(state.kernel[rest]) / epsilon)
+    return Finding(
+        ", ".join(f"off by {error:.4f} epsilon at {epsilon:g}" for epsilon, error in errors.items())
+        + f"; ends differ by up to {spread:.2f} epsilon",
+        errors[1e-2] < 0.03 and errors[1e-3] < errors[1e-2] / 3 and spread > 0.4,
+    )
+
+
+@functools.cache
+def norm_law() -> Finding:
+    """The change of the weights' norm in a step of ReLU networks of two and three layers, written out."""
+    rng, errors = np.random.default_rng(0), []
+    x, y, rate = rng.standard_normal((5, 3)), rng.standard_normal(5), 0.05
+    for sizes in ((3, 20, 1), (3, 10, 10, 1)):
+        layers = [rng.standard_normal(shape) / 2 for shape in itertools.pairwise(sizes)]
+        inputs = [x]
+        for weights in layers[:-1]:
+            inputs.append(np.maximum(inputs[-1] @ weights, 0))
+        f = (inputs[-1] @ layers[-1])[:, 0]
+        back, gradients = np.ones((5, 1)), []
+        for weights, below in zip(layers[::-1], inputs[::-1], strict=True):
+            gradients.append((below[:, :, None] * back[:, None, :]).reshape(5, -1))
+            back = (back @ weights.T) * (below > 0)
+        w, gradient = np.concatenate([layer.ravel() for layer in layers[::-1]]), np.concatenate(gradients, axis=1)
+        after = w - rate * (f - y) @ gradient
+        law = dynamics.norm_change(f - y, f, gradient @ gradient.T, rate, degree=len(layers))
+        errors.append(abs(law / (after @ after - w @ w) - 1))
+    exact = bool(max(errors) < 1e-9)
+    return Finding("exact to rounding" if exact else f"off by {max(errors):.1g}", exact)
+
+
+def _chebyshev(frame, model):
+    """The recorded steps of a model where the edge is judged."""
+    at = frame["width"].isin(WIDTHS) & frame["learning_rate_ratio"].isin(RATES)
+    return frame[(frame["model"] == model) & at]
+
+
+def reaches_the_edge(model: str) -> Check:
+    """Whether ``eta`` times the sharpness averages to 2 over the second half of every run."""
+
+    def check(frame):
+        rows = _chebyshev(frame, model) if len(frame) else frame
+        if not len(rows) or rows["seed"].nunique() < FEWEST_SEEDS:
+            return unknown(f"fewer than {FEWEST_SEEDS} seeds of {model} are recorded")
+        if (runs_of(rows)["regime"] == "divergent").any():
+            return Finding(f"{(runs_of(rows)['regime'] == 'divergent').sum()} runs diverge", False)
+        late = rows[rows["step"] >= rows["steps"] / 2]
+        means = (late["learning_rate"] * late["sharpness"]).groupby(late["key"]).mean()
+        good = int((np.abs(means - 2) < NEAR_TWO).sum())
+        return Finding(
+            f"{good} of {len(means)} runs; {means.min():.3f} to {means.max():.3f}, mean {means.mean():.3f}",
+            good == len(means),
+        )
+
+    return check
+
+
+def loss_at_the_edge(frame: pd.DataFrame) -> Finding:
+    """By how much the quadratic model's last losses lie above the network's, at the same rate, width and seed."""
+    columns = ["width", "learning_rate_ratio", "seed"]
+    losses = {}
+    for model in ("f", "f_quad") if len(frame) else ():
+        rows = _chebyshev(frame, model)
+        late = rows[rows["step"] >= 0.9 * rows["steps"]]
+        losses[model] = late.groupby(columns)["train_loss"].median()
+    if not losses or min(len(values) for values in losses.values()) == 0:
+        return unknown("not recorded")
+    ratios = np.log10(losses["f_quad"] / losses["f"]).dropna().groupby("seed").mean()
+    if len(ratios) < FEWEST_SEEDS:
+        return unknown(f"{len(ratios)} seeds are recorded, {FEWEST_SEEDS} are needed")
+    return Finding(f"by 10^{estimate(ratios)}", bool(Interval.of(ratios).low > 0))
