@@ -513,6 +513,18 @@ def test_random_regression_is_its_formula_and_sharpens(x64):
     assert not np.array_equal(other, y)
 
 
+@pytest.mark.parametrize("degree", [1, 3, 6])
+def test_the_chebyshev_data_are_its_polynomial(degree):
+    data = nqm.datasets.chebyshev(degree, n_train=11)
+    x = np.linspace(-1, 1, 11)
+    np.testing.assert_allclose(data.x_train, np.stack([x, np.ones(11)], axis=1), atol=1e-7)
+    np.testing.assert_allclose(data.y_train[:, 0], np.cos(degree * np.arccos(x)), atol=1e-6)
+    assert nqm.datasets.chebyshev(3).x_train.shape == (20, 2)
+    for wrong in (0, 2.5):
+        with pytest.raises((ValueError, TypeError), match="degree must be"):
+            nqm.datasets.chebyshev(wrong)
+
+
 @pytest.mark.parametrize("step", ["balanced", "biased", "two"])
 def test_steps_go_through_jit_vmap_and_iterate(x64, step):
     step, start = {

@@ -681,7 +681,7 @@ def test_a_network_that_diverges_with_its_quadratic_model_does_not_survive():
     assert our_edge.network_survives(edge_runs(model="f_quad")).holds is None
 
     def dying(u, v, beta):
-        return (np.full(len(u), u[0]), v * (np.arange(len(v)) == 0)) if beta > 2 else (u, v)
+        return (np.full(200, u[0]), v[0] * (np.arange(200) == 0)) if beta > 2 else (u, v)
 
     found = our_edge.network_survives(edge_runs(dying, "f"))
     assert found == ("0 of 6 runs diverge; 6 end with kernel 0, all gates closed", True)
