@@ -31,7 +31,6 @@ READS = {
     "06": ("figure_2b*", "figure_4_*"),
     "07": ("figure_2b_digits", "figure_9_*", "figure_19_*"),
     "10": ("edge_chebyshev",),
-    "10": ("edge_*",),
     "11": ("stochastic_edge*",),
 }
 HERE = "*Your solution here.*"
