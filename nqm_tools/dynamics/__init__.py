@@ -1,8 +1,8 @@
 """The exact low-dimensional dynamics of quadratic models under gradient descent, and what follows from them.
 
-All of it is for plain gradient descent on ``half_sum``, ``1/2 sum_i r_i^2`` (a rate for ``mse`` is n/2 times that for
-``half_sum``). One example moves the quadratic model of a two-layer ReLU network by a closed map of its prediction
-``g`` and its tangent kernel ``lambda``::
+All of it is for gradient descent (with momentum where it says so) on ``half_sum``, ``1/2 sum_i r_i^2`` (a rate for
+``mse`` is n/2 times that for ``half_sum``). One example moves the quadratic model of a two-layer ReLU network by a
+closed map of its prediction ``g`` and its tangent kernel ``lambda``::
 
     r' = (1 - eta lambda + c eta^2 r g) r
     lambda' = lambda - eta c r (4 g - eta lambda r),      r = g - y,  c = |x|^2 / (m d)
@@ -14,7 +14,8 @@ with input x in R^d and width m. In the dimensionless ``z = sqrt(c) eta r``, ``v
 
 All of that holds for the *quadratic model* of the two-layer ReLU network (for one-dimensional inputs also with many
 examples), and for the general quadratic models of :func:`nqm_tools.quadratic.exact_map`. The network itself shares
-the mechanism, not the numbers. :func:`forecast` goes from a model and an example to the answers in one call.
+the mechanism, not the numbers. With heavy-ball momentum the map has four numbers (:func:`heavy_ball_step`), six for
+any velocity. :func:`forecast` goes from a model and an example to the answers in one call.
 
 Steps use additions and multiplications only: they work on floats, NumPy and JAX arrays alike (under ``jit``, ``vmap``
 and ``scan``; in float32 and float64), and on exact or high-precision numbers. Answers (:func:`peak_u`,
@@ -39,6 +40,15 @@ from nqm_tools.dynamics._balanced import (
 )
 from nqm_tools.dynamics._biased import BiasedExample, biased_step, norm_change
 from nqm_tools.dynamics._forecast import Forecast, forecast
+from nqm_tools.dynamics._heavy_ball import (
+    HeavyBall,
+    HeavyBallGram,
+    heavy_ball_gram,
+    heavy_ball_observables,
+    heavy_ball_state,
+    heavy_ball_step,
+    transient_growth,
+)
 from nqm_tools.dynamics._laws import (
     FINAL_V_SERIES,
     PEAK_U_SERIES,
@@ -68,6 +78,7 @@ from nqm_tools.dynamics._maps import (
     sign_groups,
     signed_step,
 )
+from nqm_tools.dynamics._momentum_laws import Scaling, first_divergence, momentum_scaling
 from nqm_tools.dynamics._stability import (
     Equilibrium,
     Triangle,
@@ -97,10 +108,13 @@ __all__ = [
     "Dimensionless",
     "Equilibrium",
     "Forecast",
+    "HeavyBall",
+    "HeavyBallGram",
     "Lyapunov",
     "ManyExamples",
     "OneExample",
     "Quadratic",
+    "Scaling",
     "SignGroups",
     "Signed",
     "Triangle",
@@ -116,9 +130,14 @@ __all__ = [
     "equilibrium",
     "final_v",
     "final_v_series",
+    "first_divergence",
     "forecast",
     "gradient_flow_kernel",
     "group_eigenvalues",
+    "heavy_ball_gram",
+    "heavy_ball_observables",
+    "heavy_ball_state",
+    "heavy_ball_step",
     "isolated_equilibria",
     "iterate",
     "jacobian",
@@ -127,6 +146,7 @@ __all__ = [
     "lyapunov_exponent",
     "many_examples_step",
     "max_learning_rate",
+    "momentum_scaling",
     "norm_change",
     "one_example_step",
     "peak_u",
@@ -137,6 +157,7 @@ __all__ = [
     "sign_groups",
     "signed_step",
     "stable_interval",
+    "transient_growth",
     "triangle",
     "two_cycle",
     "two_eigenvalue_curve",

@@ -9,7 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from nqm_tools._types import Numbers
-from nqm_tools.dynamics._checks import Answer, check_dimensionless, check_float64, refuse, scalar
+from nqm_tools.dynamics import _momentum_laws
+from nqm_tools.dynamics._checks import Answer, check_dimensionless, refuse, scalar
+from nqm_tools.dynamics._heavy_ball import check_momentum
 from nqm_tools.dynamics._maps import Dimensionless, dimensionless_step
 
 # Powers of delta = v0 - 2, from the first on.
@@ -26,7 +28,7 @@ _NOTHING, _REST = 1e-12, 1e-11
 
 
 def peak_u(
-    v0: Numbers, u0: Numbers | None = None, w0: Numbers = 0.0, *, band: bool = False
+    v0: Numbers, u0: Numbers | None = None, w0: Numbers = 0.0, *, band: bool = False, momentum: Numbers = 0.0
 ) -> Answer | tuple[Answer, Answer, Answer]:
     """The highest ``u`` of a run; the peak loss is ``u / (2 c eta^2)`` (:func:`loss_from_u`).
 
@@ -38,6 +40,9 @@ def peak_u(
         the median over 128 phases.
     band : bool
         Without ``u0``: return (lowest, median, highest) over the phases.
+    momentum
+        Of heavy ball, in [0, 1), from rest. From 0.8 or so on the phase decides much, also whether a run diverges:
+        final values are then over the phases that come to rest.
 
     Returns
     -------
@@ -52,7 +57,8 @@ def peak_u(
 
     Notes
     -----
-    By iterating :func:`dimensionless_step`. For ``u0 << delta^2 << 1``, with ``delta = v0 - 2``, the peak is
+    By iterating :func:`dimensionless_step` (:func:`heavy_ball_step`; :func:`momentum_scaling` within 1e-4 of its
+    critical rate). For ``u0 << delta^2 << 1``, with ``delta = v0 - 2``, the peak is
     ``delta^2 / 2`` (:data:`PEAK_U_SERIES` has more), so ``L_peak ~ delta^2 m d / (4 eta^2 |x|^2)``. Theorem 1 of Zhu et
     al. (2024) bounds it from below by a multiple of ``m delta^2 / log m``.
 
@@ -63,11 +69,11 @@ def peak_u(
     >>> round(peak_u(2.5, 0.1), 4), peak_u(4.5, 0.1)
     (0.261, inf)
     """
-    return _law(0, v0, u0, w0, band)
+    return _law(0, v0, u0, w0, band, momentum)
 
 
 def final_v(
-    v0: Numbers, u0: Numbers | None = None, w0: Numbers = 0.0, *, band: bool = False
+    v0: Numbers, u0: Numbers | None = None, w0: Numbers = 0.0, *, band: bool = False, momentum: Numbers = 0.0
 ) -> Answer | tuple[Answer, Answer, Answer]:
     """``v = eta lambda`` at the end of a run; the tangent kernel ends at ``v / eta``.
 
@@ -85,7 +91,7 @@ def final_v(
     >>> final_v(np.array([1.5, 2.5, 4.5]), 1e-3).round(4)
     array([1.4967, 1.28  ,    nan])
     """
-    return _law(1, v0, u0, w0, band)
+    return _law(1, v0, u0, w0, band, momentum)
 
 
 def peak_u_series(v0: Numbers) -> Numbers:
@@ -112,21 +118,28 @@ def final_v_series(v0: Numbers) -> Numbers:
     return 2 - sum(coefficient * delta ** (i + 1) for i, coefficient in enumerate(FINAL_V_SERIES))
 
 
-def _law(which, v0, u0, w0, band):
+def _law(which, v0, u0, w0, band, momentum):
+    inertial = np.any(np.asarray(momentum) != 0)
     if u0 is not None:
         if band:
             raise ValueError("band is over the phases of an unknown u0: leave u0 out, or band=False")
         u0, v0, w0 = check_dimensionless(u0, v0, w0, suffix="0")
-        return scalar(_come_to_rest(u0, v0, w0)[which])
+        if not inertial:
+            return scalar(_come_to_rest(u0, v0, w0)[which])
+        momentum, u0, v0, w0 = check_momentum(momentum, u0=u0, v0=v0, w0=w0)
+        return scalar(_momentum_laws.from_rest(u0, v0, w0, momentum)[which])
     if np.any(np.asarray(w0) != 0):
         raise ValueError("w0 must be 0 without u0: the limit of a small initial loss is for y = 0")
-    (v0,) = check_float64(v0=v0)
+    momentum, v0 = check_momentum(momentum, v0=v0)
     refuse(v0 < 0, "v0", "non-negative", v0)
-    at_phases = _law_by_phase(which, v0)
-    median = np.median(at_phases, axis=-1)
-    if not band:
-        return scalar(median)
-    return tuple(scalar(values) for values in (at_phases.min(axis=-1), median, at_phases.max(axis=-1)))
+    at_phases = _momentum_laws.by_phase(v0, momentum)[which] if inertial else _law_by_phase(which, v0)
+    # With momentum some phases may diverge, which have no end.
+    none = np.isnan(at_phases).all(axis=-1)
+    ended = np.where(none[..., None], 0.0, at_phases)
+    low, median, high = (
+        scalar(np.where(none, np.nan, over(ended, axis=-1))) for over in (np.nanmin, np.nanmedian, np.nanmax)
+    )
+    return (low, median, high) if band else median
 
 
 def _law_by_phase(which, v0):

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Num
 
 from nqm_tools._types import Numbers
-from nqm_tools._validation import check_number
+from nqm_tools._validation import check_fraction, check_number
 from nqm_tools.dynamics._checks import Answer, check_dimensionless, check_float64, refuse, scalar
+from nqm_tools.dynamics._heavy_ball import isolated, multipliers_at_rest
 from nqm_tools.dynamics._maps import Signed
 
 
@@ -145,7 +146,8 @@ class Equilibrium(NamedTuple):
     period : int
         1; or 2 where the residual changes its sign at every step and ``(u, v)`` stays.
     multipliers : numpy.ndarray
-        (2,), the eigenvalues of the step's Jacobian in (z, v), with the sign of z followed; largest modulus first.
+        (2,), the eigenvalues of the step's Jacobian in (z, v), with the sign of z followed; largest modulus first. With
+        momentum (4,), in the four numbers of :class:`HeavyBall`, up to a reflection of them.
     stable : bool
         Whether the residual contracts nearby, its multiplier below 1 in modulus: False at v = 2, where it is -1.
 
@@ -159,7 +161,7 @@ class Equilibrium(NamedTuple):
     z: float
     v: float
     period: int
-    multipliers: Float[np.ndarray, "2"]
+    multipliers: Num[np.ndarray, "2"] | Num[np.ndarray, "4"]
     stable: bool
 
 
@@ -181,43 +183,50 @@ def jacobian(state: Signed, beta: float = 0.0) -> Float[np.ndarray, "2 2"]:
     )
 
 
-def stable_interval(beta: float = 0.0) -> tuple[float, float] | None:
+def stable_interval(beta: float = 0.0, momentum: float = 0.0) -> tuple[float, float] | None:
     """The ``v`` of the stable equilibria, all with ``r = 0``: ``2 |beta| <= v < 2``, or None for ``|beta| >= 1``.
 
-    Zhu et al. (2024), Theorem 2, with constants: a network's kernel cannot fall below ``2 sqrt(c) |y|`` at r = 0.
+    Zhu et al. (2024), Theorem 2, with constants: a network's kernel cannot fall below ``2 sqrt(c) |y|`` at r = 0. With
+    heavy-ball momentum mu the upper end is ``2 (1 + mu)``, and there are none for ``|beta| >= 1 + mu``.
 
     Examples
     --------
     >>> stable_interval(0.25), stable_interval(1.5)
     ((0.5, 2.0), None)
     """
-    beta = check_number("beta", beta)
-    return (2 * abs(beta), 2.0) if abs(beta) < 1 else None
+    beta, momentum = check_number("beta", beta), check_fraction("momentum", momentum)
+    return (2 * abs(beta), 2 * (1 + momentum)) if abs(beta) < 1 + momentum else None
 
 
-def equilibrium(v: float, beta: float = 0.0) -> Equilibrium:
+def equilibrium(v: float, beta: float = 0.0, momentum: float = 0.0) -> Equilibrium:
     """The equilibrium with ``r = 0`` and kernel ``v = eta lambda``; its multipliers are ``1 - v`` and 1.
+
+    With heavy-ball momentum mu: 1, mu and the roots of ``s^2 - (1 + mu - v) s + mu``.
 
     Examples
     --------
     >>> [equilibrium(v).stable for v in (1.9, 2.0, 2.1)]
     [True, False, False]
     """
-    v, beta = check_number("v", v), check_number("beta", beta)
+    v, beta, momentum = check_number("v", v), check_number("beta", beta), check_fraction("momentum", momentum)
     if v < 2 * abs(beta):
         raise ValueError(f"v must be at least 2 |beta| = {2 * abs(beta):g}, where a network's r is 0; got {v:g}")
+    if momentum:
+        return Equilibrium(0.0, v, 1, multipliers_at_rest(v, momentum), 0 < v < 2 * (1 + momentum))
     multipliers = np.array(sorted((1.0, 1 - v), key=abs, reverse=True))
     return Equilibrium(0.0, v, 1, multipliers, v < 2)
 
 
-def isolated_equilibria(beta: float = 0.0) -> list[Equilibrium]:
+def isolated_equilibria(beta: float = 0.0, momentum: float = 0.0) -> list[Equilibrium]:
     """The equilibria off the line ``r = 0``; all are unstable.
 
     Returns
     -------
     list of Equilibrium
         ``z = ±2, v = 4 ± 2 beta > 0``, and all weights zero (``z = -beta, v = 0``). For beta = 0 also ``u = 2, v = 4``,
-        where the residual changes sign at every step.
+        where the residual changes sign at every step. With heavy-ball momentum mu the first are at ``z = ±2 (1 + mu),
+        v = 2 |z + beta|``, the last, which (X, Y) takes four steps for, at ``u = 2 (1 + mu^2)``,
+        ``v = 4 (1 + mu^2)/(1 + mu)``.
 
     Examples
     --------
@@ -225,6 +234,11 @@ def isolated_equilibria(beta: float = 0.0) -> list[Equilibrium]:
     [(2.0, 5.0, False), (-2.0, 3.0, False), (-0.5, 0.0, False)]
     """
     beta = check_number("beta", beta)
+    if momentum:
+        return [
+            Equilibrium(*place, multipliers, bool(np.all(np.abs(multipliers) < 1)))
+            for *place, multipliers in isolated(momentum, beta)
+        ]
     places = [(z, 4 + z * beta, 1) for z in (2.0, -2.0) if 4 + z * beta > 0]
     if beta:
         places.append((-beta, 0.0, 1))
