@@ -30,6 +30,7 @@ READS = {
     "05": ("figure_2[ab]", "figure_3_5*", "figure_6_7_*", "figure_8_*"),
     "06": ("figure_2b*", "figure_4_*"),
     "07": ("figure_2b_digits", "figure_9_*", "figure_19_*"),
+    "09": ("momentum_*",),
     "10": ("edge_chebyshev",),
     "11": ("stochastic_edge*",),
 }

@@ -143,10 +143,19 @@ def decide(claims: Sequence[papers.Claim], store: FilePath) -> pd.DataFrame:
     frames = {}
     rows = []
     for claim in claims:
-        if claim.sweep and claim.sweep not in frames:
-            frames[claim.sweep] = papers.recorded(store, claim.sweep)
-        rows.append(_row(claim, frames.get(claim.sweep)))
+        for name in (claim.sweep, *claim.beside):
+            if name and name not in frames:
+                frames[name] = papers.recorded(store, name)
+        rows.append(_row(claim, _together([frames[name] for name in (claim.sweep, *claim.beside) if name])))
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _together(frames):
+    """The rows of several records under each other."""
+    import pandas as pd
+
+    found = [frame for frame in frames if len(frame)]
+    return found[0] if len(found) == 1 else pd.concat(found, ignore_index=True) if found else pd.DataFrame()
 
 
 def summary(frame: pd.DataFrame) -> pd.DataFrame:

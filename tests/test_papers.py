@@ -9,6 +9,8 @@ from nqm_tools.papers import _rules
 from nqm_tools.papers.agarwala2022 import sharpening
 from nqm_tools.papers.kalra2023b import edge as kalra
 from nqm_tools.papers.ours import _claims as ours
+from nqm_tools.papers.ours import momentum as inertial
+from nqm_tools.papers.phunyaphibarn2023 import _claims as phunyaphibarn
 from nqm_tools.papers.ours import edge as our_edge
 from nqm_tools.papers.zhu2024 import generalization, kernels, theorems
 
@@ -590,6 +592,67 @@ def test_there_is_no_paper_of_another_name():
         assert name != "ours" or {claim.status for claim in claims} == {"proved", "derived", "observed"}
 
 
+def with_momentum(kernel=(0.9, 0.5), sharpness=(0.9, 0.5), peak=(2.0, 8.0), seeds=5, noise=0.01):
+    """Runs without and with momentum 0.8, at 5 and 10 % above critical: what each ends at, of its start."""
+    runs = []
+    for momentum, left, flat, top in zip((0.0, 0.8), kernel, sharpness, peak, strict=True):
+        for excess in (-0.1, 0.05, 0.1):
+            for seed in range(seeds):
+                own = 1 + noise * (seed - 2)
+                values = {
+                    "train_loss": [1.0, 1e-6],
+                    "lambda_1": [2.0, 2 * left * own],
+                    "sharpness": [2.0, 2 * flat * own],
+                }
+                settings = {"momentum": momentum, "width": 100, "peak_loss": top * own}
+                rows = curves(values, "f", (1 + excess) * (1 + momentum), seed, "catapult", **settings)
+                runs.append(rows.assign(key=f"{momentum} {excess} {seed}"))
+    return pd.concat(runs)
+
+
+@pytest.mark.parametrize("measure", phunyaphibarn.MEASURES)
+def test_momentum_must_go_further_at_every_excess(measure):
+    def check(frame):
+        return phunyaphibarn.goes_further(frame, measure=measure, model="f").holds
+
+    same = {"kernel": (0.9, 0.9), "sharpness": (0.9, 0.9), "peak": (2.0, 2.0)}
+    turned = {
+        name: values[::-1] for name, values in (("kernel", (0.9, 0.5)), ("sharpness", (0.9, 0.5)), ("peak", (2, 8)))
+    }
+    assert check(with_momentum()) is True
+    assert check(with_momentum(**same)) is False
+    assert check(with_momentum(**turned)) is False
+    assert check(with_momentum(noise=0.5)) is not True, "lost in noise"
+    assert check(with_momentum(seeds=4)) is None
+    one = with_momentum()
+    at_five = (one["learning_rate_ratio"] / (1 + one["momentum"])).round(3) == 1.05
+    one.loc[at_five, ["lambda_1", "sharpness", "peak_loss", "train_loss"]] = 1.0
+    assert check(one) is False, "at one excess alone"
+    lost = with_momentum().assign(regime="divergent")
+    assert check(lost) is None
+    assert phunyaphibarn.goes_further(with_momentum(), measure=measure, model="f_quad").holds is None
+
+
+def test_our_statements_about_momentum_fail_where_the_numbers_are_others(monkeypatch):
+    found = papers.recorded(_results(), "momentum_05_one_example")
+    assert inertial.ends_where_the_map_says(found).holds is True
+    at_the_end = found["step"] > 0
+    wrong = found.assign(lambda_1=found["lambda_1"] * np.where(at_the_end, 1.01, 1.0))
+    assert inertial.ends_where_the_map_says(wrong).holds is False
+    assert inertial.ends_where_the_map_says(found.assign(momentum=0.4)).holds is False
+    assert inertial.ends_where_the_map_says(found[found["seed"] < 4]).holds is None
+    frames = [found, papers.recorded(_results(), "momentum_00_one_example")]
+    together = pd.concat(frames, ignore_index=True)
+    assert inertial.follows_the_law(together, model="f").holds is True
+    assert inertial.follows_the_law(found, model="f").holds is None, "one momentum"
+    without = together.assign(lambda_1=together.groupby("key")["lambda_1"].transform("first"))
+    assert inertial.follows_the_law(without, model="f").holds is False, "no fall"
+    assert inertial.law_of_friction.__wrapped__().holds is True
+    monkeypatch.setattr(inertial.dynamics, "scaling_functions", lambda k: (1.144662, 4.0))
+    assert inertial.law_of_friction.__wrapped__().holds is False
+    for largest, holds in ((lambda mu, z0: 4.1, True), (lambda mu, z0: 2 * (2 + 2 * mu), False)):
+        monkeypatch.setattr(inertial.dynamics, "first_divergence", largest)
+        assert inertial.window.__wrapped__().holds is holds
 def edge_runs(changes=None, model="f_quad", seeds=6, width=64, label=8.0):
     """Runs of the exact map in the columns of a record, at several beta; ``changes(u, v, beta)`` makes them wrong."""
     from nqm_tools.datasets import single_example

@@ -86,7 +86,8 @@ def test_failed_runs_and_damaged_files_are_no_results(one_example, tmp_path):
 
 
 def test_every_claim_names_a_sweep_file_and_every_sweep_file_has_a_claim():
-    named = {claim.sweep for name in papers.NAMES for claim in papers.load(name).claims()} - {""}
+    claims = [claim for name in papers.NAMES for claim in papers.load(name).claims()]
+    named = {name for claim in claims for name in (claim.sweep, *claim.beside)} - {""}
     files = {path.stem for path in (ROOT / "experiments").glob("*.toml")}
     assert named <= files
     # Those on digits are the notebooks' own: their readers can run them without a download.

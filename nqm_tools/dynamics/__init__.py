@@ -78,7 +78,13 @@ from nqm_tools.dynamics._maps import (
     sign_groups,
     signed_step,
 )
-from nqm_tools.dynamics._momentum_laws import Scaling, first_divergence, momentum_scaling
+from nqm_tools.dynamics._momentum_laws import (
+    Scaling,
+    ScalingFunctions,
+    first_divergence,
+    momentum_scaling,
+    scaling_functions,
+)
 from nqm_tools.dynamics._stability import (
     Equilibrium,
     Triangle,
@@ -115,6 +121,7 @@ __all__ = [
     "OneExample",
     "Quadratic",
     "Scaling",
+    "ScalingFunctions",
     "SignGroups",
     "Signed",
     "Triangle",
@@ -153,6 +160,7 @@ __all__ = [
     "peak_u_series",
     "predict_regime",
     "quadratic_step",
+    "scaling_functions",
     "sharpness_from_state",
     "sign_groups",
     "signed_step",

@@ -12,7 +12,7 @@ import numpy as np
 
 from nqm_tools._types import Numbers
 from nqm_tools._validation import check_fraction, check_number, check_rate, check_whole
-from nqm_tools.dynamics._checks import Answer, refuse, scalar
+from nqm_tools.dynamics._checks import Answer, check_float64, refuse, scalar
 from nqm_tools.dynamics._heavy_ball import HeavyBall, check_momentum, heavy_ball_observables, heavy_ball_step
 from nqm_tools.dynamics._inertia_table import FALL, PEAK
 
@@ -45,6 +45,13 @@ class Scaling(NamedTuple):
     final_v: Answer
 
 
+class ScalingFunctions(NamedTuple):
+    """What :func:`scaling_functions` answers: ``F``, the peak over delta^2, and ``G``, the fall over delta."""
+
+    peak: Answer
+    fall: Answer
+
+
 def momentum_scaling(v0: Numbers, momentum: Numbers) -> Scaling:
     """The leading law of a catapult with heavy-ball momentum: peak and final kernel from the one number ``k``.
 
@@ -68,8 +75,8 @@ def momentum_scaling(v0: Numbers, momentum: Numbers) -> Scaling:
     Notes
     -----
     Derived (notebook 09) for y = 0, ``delta << 1`` and a start at ``z0 (1 + mu)/(1 - mu) << delta``; the rest is of
-    relative order delta. F and G are tabulated from an orbit of two differential equations: F from 1/2 (k large, as for
-    gradient descent) to 2.9157 (k = 0), G from 1 to ``6.6549 k^(-4/3)``.
+    relative order delta. F and G (:func:`scaling_functions`) are of one orbit of two differential equations: F goes
+    from 1/2 (k large, as for gradient descent) to 2.9157 (k = 0), G from 1 to ``6.6549 k^(-4/3)``.
 
     >>> momentum_scaling(3.82, 0.9)
     Scaling(k=0.725..., peak_u=0.00055..., final_v=3.657...)
@@ -78,14 +85,30 @@ def momentum_scaling(v0: Numbers, momentum: Numbers) -> Scaling:
     refuse(v0 < 0, "v0", "non-negative", v0)
     critical = 2 * (1 + momentum)
     delta = np.maximum(v0 - critical, 0)
-    friction, root = 1 - momentum, np.sqrt(delta * (1 + momentum) / 2)
     with np.errstate(divide="ignore"):
-        k = friction / root
-    inverse, share = root / (friction + root), friction / (friction + root)  # 1/(1 + k) and k/(1 + k)
-    peak, fall = _interpolated(0)(inverse), _interpolated(1)(inverse)
-    end = critical - delta * fall * share ** (-4 / 3)
+        k = (1 - momentum) / np.sqrt(delta * (1 + momentum) / 2)
+    peak, fall = _scaling_functions(np.where(delta > 0, k, 1.0))
+    end = critical - delta * fall
     end = np.where(delta > 0, np.where(end < 0, np.nan, end), v0)
     return Scaling(scalar(k), scalar(np.where(delta > 0, delta**2 * peak, 0.0)), scalar(end))
+
+
+def scaling_functions(k: Numbers) -> ScalingFunctions:
+    """``F(k)`` and ``G(k)`` of :func:`momentum_scaling`, for positive ``k``; arrays are taken elementwise.
+
+    Tabulated (``python -m nqm_tools.dynamics._inertia``) with a relative error below 1e-6.
+
+    >>> scaling_functions(1.0)
+    ScalingFunctions(peak=1.14466..., fall=4.30683...)
+    """
+    (k,) = check_float64(k=k)
+    refuse(k <= 0, "k", "positive", k)
+    return ScalingFunctions(*(scalar(values) for values in _scaling_functions(k)))
+
+
+def _scaling_functions(k):
+    peak, fall = (_interpolated(which)(1 / (1 + k)) for which in (0, 1))
+    return peak, fall * (k / (1 + k)) ** (-4 / 3)
 
 
 @functools.cache

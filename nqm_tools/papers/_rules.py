@@ -39,6 +39,8 @@ class Claim(NamedTuple):
         How we know what is ours: ``"proved"``, ``"derived"`` (to some order, without a bound) or ``"observed"``.
     awaited
         Whether its data set is one that the project could not obtain so far.
+    beside
+        Further sweeps, which differ from ``sweep`` in their training; ``check`` gets the rows of all of them.
     where
         Of ours: the numbers of notebooks that derive or show it, and names (without ``nqm_tools.``) that have it.
 
@@ -59,6 +61,7 @@ class Claim(NamedTuple):
     kind: str = "claim"
     status: str = ""
     awaited: bool = False
+    beside: tuple[str, ...] = ()
     where: Sequence[str] = ()
 
 

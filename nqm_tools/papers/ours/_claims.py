@@ -9,6 +9,7 @@ import numpy as np
 
 from nqm_tools import dynamics
 from nqm_tools.papers._rules import FEWEST_SEEDS, Claim, Finding, Interval, estimated_percent, runs_of, unknown
+from nqm_tools.papers.ours import errata, momentum, noise
 from nqm_tools.papers.agarwala2022 import sharpening
 from nqm_tools.papers.ours import edge, errata, noise
 from nqm_tools.papers.zhu2024 import kernels, theorems
@@ -144,6 +145,7 @@ def claims() -> list[Claim]:
             noise.exact_threshold,
             status="proved",
         ),
+        *momentum.claims(),
     ]
 
 

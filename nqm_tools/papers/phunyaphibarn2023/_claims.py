@@ -1,0 +1,79 @@
+"""What the paper says of momentum, and the rules that decide it from runs in our settings; its own are unknown to us.
+
+Compared is at the same excess of the rate over each momentum's own critical rate: there 2 (1 + momentum)/eta, the
+largest stable sharpness, is the same.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from nqm_tools.papers._rules import FEWEST_SEEDS, Claim, Finding, Interval, estimate, unknown
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PANELS = {"one_example": "one example", "digits": "64 digits"}
+MOMENTA = ("05", "08", "09")
+MEASURES = {
+    "kernel": ("the tangent kernel ends lower", "lambda_end/lambda_0"),
+    "sharpness": ("the run ends in a flatter minimum", "sharpness at the end over that at the start"),
+    "peak": ("the loss peaks higher", "log of peak loss/first loss"),
+}
+
+
+def claims() -> list[Claim]:
+    """All claims."""
+    found = []
+    for kind, panel in PANELS.items():
+        for measure in MEASURES if kind == "digits" else ("kernel", "peak"):
+            what, number = MEASURES[measure]
+            for model in ("f_quad", "f"):
+                for mu in MOMENTA:
+                    found.append(
+                        Claim(
+                            f"momentum {float(mu[0] + '.' + mu[1:]):g}",
+                            f"{panel}, {model}",
+                            f"momentum_{mu}_{kind}",
+                            f"above critical, with momentum {what} than without, at the same excess",
+                            f"widest network, {number} minus that without momentum, paired over {FEWEST_SEEDS} seeds or "
+                            "more that converge in both: the 95 % interval is on that side of 0 at every excess that "
+                            "has as many",
+                            functools.partial(goes_further, measure=measure, model=model),
+                            beside=(f"momentum_00_{kind}",),
+                        )
+                    )
+    return found
+
+
+def ended(frame: pd.DataFrame) -> pd.DataFrame:
+    """A row a run of the widest network that did not diverge: its ``excess`` and the measures."""
+    frame = frame[(frame["width"] == frame["width"].max()) & (frame["regime"] != "divergent")]
+    groups = frame.groupby("key")
+    runs, last = groups.first(), groups.last()
+    runs["excess"] = (runs["learning_rate_ratio"] / (1 + runs["momentum"]) - 1).round(3)
+    runs["kernel"] = last["lambda_1"] / runs["lambda_1"]
+    if "sharpness" in frame:
+        runs["sharpness"] = last["sharpness"] / runs["sharpness"]
+    runs["peak"] = np.log(runs["peak_loss"] / runs["train_loss"])
+    return runs
+
+
+def goes_further(frame: pd.DataFrame, *, measure: str, model: str) -> Finding:
+    """Paired over seeds: the run with momentum against the one without, at each excess above critical."""
+    runs = ended(frame[frame["model"] == model])
+    runs = runs[runs["excess"] > 0]
+    found = {}
+    for excess, rows in runs.groupby("excess"):
+        table = rows.pivot(index="seed", columns="momentum", values=measure).dropna()
+        if table.shape[1] == 2 and len(table) >= FEWEST_SEEDS:
+            found[excess] = (table.iloc[:, 1] - table.iloc[:, 0]).to_numpy()
+    if not found:
+        return unknown(f"no excess has {FEWEST_SEEDS} seeds that converge with and without momentum")
+    measured = "; ".join(f"at {100 * excess:g} % {estimate(values, '{:+.3f}')}" for excess, values in found.items())
+    intervals = [Interval.of(values) for values in found.values()]
+    up = measure == "peak"
+    return Finding(measured, all(i.low > 0 if up else i.high < 0 for i in intervals))
