@@ -598,7 +598,7 @@ def with_momentum(kernel=(0.9, 0.5), sharpness=(0.9, 0.5), peak=(2.0, 8.0), seed
     for momentum, left, flat, top in zip((0.0, 0.8), kernel, sharpness, peak, strict=True):
         for excess in (-0.1, 0.05, 0.1):
             for seed in range(seeds):
-                own = 1 + noise * (seed - 2)
+                own = 1 + noise * (seed - 2) * np.sign(momentum - 0.5)
                 values = {
                     "train_loss": [1.0, 1e-6],
                     "lambda_1": [2.0, 2 * left * own],
@@ -622,7 +622,7 @@ def test_momentum_must_go_further_at_every_excess(measure):
     assert check(with_momentum()) is True
     assert check(with_momentum(**same)) is False
     assert check(with_momentum(**turned)) is False
-    assert check(with_momentum(noise=0.5)) is not True, "lost in noise"
+    assert check(with_momentum(noise=0.4)) is False, "lost in noise"
     assert check(with_momentum(seeds=4)) is None
     one = with_momentum()
     at_five = (one["learning_rate_ratio"] / (1 + one["momentum"])).round(3) == 1.05

@@ -30,23 +30,23 @@ def claims() -> list[Claim]:
     found = []
     for kind, panel in PANELS.items():
         for measure in MEASURES if kind == "digits" else ("kernel", "peak"):
-            what, number = MEASURES[measure]
             for model in ("f_quad", "f"):
-                for mu in MOMENTA:
-                    found.append(
-                        Claim(
-                            f"momentum {float(mu[0] + '.' + mu[1:]):g}",
-                            f"{panel}, {model}",
-                            f"momentum_{mu}_{kind}",
-                            f"above critical, with momentum {what} than without, at the same excess",
-                            f"widest network, {number} minus that without momentum, paired over {FEWEST_SEEDS} seeds or "
-                            "more that converge in both: the 95 % interval is on that side of 0 at every excess that "
-                            "has as many",
-                            functools.partial(goes_further, measure=measure, model=model),
-                            beside=(f"momentum_00_{kind}",),
-                        )
-                    )
+                found += [_claim(kind, f"{panel}, {model}", measure, model, mu) for mu in MOMENTA]
     return found
+
+
+def _claim(kind, panel, measure, model, mu):
+    what, number = MEASURES[measure]
+    return Claim(
+        f"momentum {float(mu[0] + '.' + mu[1:]):g}",
+        panel,
+        f"momentum_{mu}_{kind}",
+        f"above critical, with momentum {what} than without, at the same excess",
+        f"widest network, {number} minus that without momentum, paired over {FEWEST_SEEDS} seeds or more that converge "
+        "in both: the 95 % interval is on that side of 0 at every excess that has as many",
+        functools.partial(goes_further, measure=measure, model=model),
+        beside=(f"momentum_00_{kind}",),
+    )
 
 
 def ended(frame: pd.DataFrame) -> pd.DataFrame:
