@@ -113,13 +113,15 @@ def _check_lengths(key, status, lengths):
 
 def encode(rows, provenance):
     """The bytes of a file that holds checked rows."""
-    table = _table(rows, _header(provenance))
+    table, header = _table(rows), _header(provenance)
     sink = import_package("pyarrow").BufferOutputStream()
     # No dictionaries, since a sweep's numbers seldom repeat; no statistics, since the footer, which is read first, is
-    # guarded by our digest only.
-    import_package("pyarrow.parquet").write_table(
-        table, sink, compression="zstd", write_page_checksum=True, use_dictionary=False, write_statistics=False
-    )
+    # guarded by our digest only; no Arrow schema, which says what Parquet's own does and was a third of a file.
+    options = {"compression": "zstd", "compression_level": 19, "write_page_checksum": True}
+    options |= {"use_dictionary": False, "write_statistics": False, "store_schema": False}
+    with import_package("pyarrow.parquet").ParquetWriter(sink, table.schema, **options) as writer:
+        writer.write_table(table)
+        writer.add_key_value_metadata({_FORMAT: _VERSION, _HEADER: header, _DIGEST: _digest(table, header)})
     return sink.getvalue()
 
 
@@ -161,7 +163,7 @@ def table_rows(table, with_curves):
     return rows
 
 
-def _table(rows, header):
+def _table(rows):
     arrow = import_package("pyarrow")
     columns = {}
     for name in dict.fromkeys(name for row in rows for name in row):
@@ -171,8 +173,7 @@ def _table(rows, header):
         except (TypeError, ValueError, OverflowError) as error:
             kind = TypeError if isinstance(error, TypeError) else ValueError
             raise kind(f"column {name!r} cannot be stored: {error}") from None
-    table = arrow.table(columns)
-    return table.replace_schema_metadata({_FORMAT: _VERSION, _HEADER: header, _DIGEST: _digest(table, header)})
+    return arrow.table(columns)
 
 
 def _scalars(values):

@@ -15,9 +15,11 @@ is the variance that one unit of noise, spread over all examples, leaves in dire
 
 from __future__ import annotations
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import scipy.optimize
-from jaxtyping import ArrayLike, Real
+from jaxtyping import Array, ArrayLike, Float, Real
 
 from nqm_tools._types import Numbers
 from nqm_tools._validation import check_choice, check_fraction, check_not_traced, check_rate, check_whole
@@ -42,7 +44,7 @@ def kernel_norm(
     momentum: float = 0.0,
     form: str = "delocalised",
 ) -> float:
-    """The norm of a tangent kernel under the noise of mini-batches; training is stable in mean square below 1.
+    """The norm of a tangent kernel under the noise of mini-batches: at 1 linear training stops being stable.
 
     Parameters
     ----------
@@ -82,13 +84,14 @@ def kernel_norm(
     With eigenvectors V and ``d`` the diagonal of the residuals' second moments, ``d = N d`` at the threshold, where
 
         N_ik = b sum_jl V_ij V_kj V_il V_kl x_j x_l/(g_jl + f x_j x_l),   b = n (n - B)/(B (n - 1)),
-        g_jl = 1 - p_j p_l - mu^2 + mu (p_j^2 + p_l^2 - 2 mu p_j p_l)/(1 - mu^2),   p = 1 + mu - x.
+        g_jl = (1 - mu)(x_j + x_l) - ((1 + mu^2) x_j x_l - mu (x_j^2 + x_l^2))/(1 - mu^2).
 
-    A second moment that a step leaves as it is has such a d, and from such a d one can be made; so the largest
-    eigenvalue of N, 0 for small rates, first reaches 1 at the rate at which the spectral radius of a step does. Without
-    momentum ``g_jl + f x_j x_l = x_j + x_l - (1 - f) x_j x_l``, all entries of N are positive and grow with the rate:
-    then the second moments shrink if and only if the norm is below 1 (proofs in notebook 11). The other forms drop what
-    couples directions, and put 1/n for the share of a direction in an example.
+    Without momentum ``g_jl + f x_j x_l = x_j + x_l - (1 - f) x_j x_l``, and second moments shrink if and only if the
+    largest eigenvalue of N is below 1, for a positive definite kernel (for others the residuals in its range). With
+    momentum that eigenvalue, 0 for small rates, first reaches 1 at the rate at which the spectral radius of a step
+    does (proofs in notebook 11); that it stays above is observed. The other forms drop what couples directions.
+    ``sum_a w_a/(1 + w_a) <= N's largest eigenvalue`` for every kernel, with equality where every eigenvector is spread
+    evenly.
 
     References
     ----------
@@ -157,7 +160,7 @@ def stochastic_critical_learning_rate(
         norm = _norm(*moves(share * critical), n, batch_size, momentum, form)
         return 1 - 1 / max(norm, 1e-300)
 
-    return float(critical * scipy.optimize.brentq(excess, 1e-9 / n, 1, xtol=1e-14, rtol=1e-13))
+    return float(critical * scipy.optimize.brentq(excess, 1e-9 * (1 - momentum) / n, 1, xtol=1e-18, rtol=1e-13))
 
 
 def _check(kernel, batch_size, loss, momentum, form):
@@ -220,12 +223,31 @@ def _norm(x, vectors, n, batch_size, momentum, form):
 
 
 def _radius(x, vectors, b, share, momentum):
-    p = 1 + momentum - x
-    square = np.add.outer(p**2, p**2) - 2 * momentum * np.multiply.outer(p, p)
-    g = 1 - np.multiply.outer(p, p) - momentum**2 + momentum * square / (1 - momentum**2)
-    weights = np.multiply.outer(x, x)
-    # Directions without a kernel stay where they are: no noise reaches them.
-    response = np.divide(weights, g + share * weights, out=np.zeros_like(weights), where=weights > 0)
-    rows = [vectors * v for v in vectors]
-    matrix = b * np.array([((row @ response) * row).sum(axis=1) for row in rows])
-    return float(np.linalg.eigvalsh((matrix + matrix.T) / 2)[-1])
+    response = _response(np, x, share, momentum)
+    products = (vectors * v for v in vectors)
+    rows = np.array([((row @ response) * row).sum(axis=1) for row in products])
+    return float(b * np.linalg.eigvalsh((rows + rows.T) / 2)[-1])
+
+
+def exact_norm(
+    x: Float[Array, " n"], vectors: Float[Array, "n n"], n: int, share: float, momentum: float
+) -> Float[Array, ""]:
+    """``form="exact"`` of :func:`kernel_norm` inside JAX, for one output and x below critical."""
+    response = _response(jnp, x, share, momentum)
+
+    def row(v):
+        products = vectors * v
+        return ((products @ response) * products).sum(axis=1)
+
+    rows = jax.lax.map(row, vectors)
+    return n * share * jnp.linalg.eigvalsh((rows + rows.T) / 2)[-1]
+
+
+def _response(xp, x, share, momentum):
+    """``x_j x_l/(g_jl + f x_j x_l)`` of the notes; 0 for directions without a kernel, which noise does not reach."""
+    one, other = x[:, None], x[None, :]
+    product = one * other
+    turned = (1 + momentum**2) * product - momentum * (one**2 + other**2)
+    g = (1 - momentum) * (one + other) - turned / (1 - momentum**2)
+    some = product > 0
+    return xp.where(some, product / xp.where(some, g + share * product, 1.0), 0.0)

@@ -9,9 +9,9 @@ from nqm_tools.papers import _rules
 from nqm_tools.papers.agarwala2022 import sharpening
 from nqm_tools.papers.kalra2023b import edge as kalra
 from nqm_tools.papers.ours import _claims as ours
+from nqm_tools.papers.ours import edge as our_edge
 from nqm_tools.papers.ours import momentum as inertial
 from nqm_tools.papers.phunyaphibarn2023 import _claims as phunyaphibarn
-from nqm_tools.papers.ours import edge as our_edge
 from nqm_tools.papers.zhu2024 import generalization, kernels, theorems
 
 RATES = (0.5, 0.9, 1.1, 1.3, 1.5)
@@ -653,6 +653,8 @@ def test_our_statements_about_momentum_fail_where_the_numbers_are_others(monkeyp
     for largest, holds in ((lambda mu, z0: 4.1, True), (lambda mu, z0: 2 * (2 + 2 * mu), False)):
         monkeypatch.setattr(inertial.dynamics, "first_divergence", largest)
         assert inertial.window.__wrapped__().holds is holds
+
+
 def edge_runs(changes=None, model="f_quad", seeds=6, width=64, label=8.0):
     """Runs of the exact map in the columns of a record, at several beta; ``changes(u, v, beta)`` makes them wrong."""
     from nqm_tools.datasets import single_example

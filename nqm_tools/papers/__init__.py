@@ -15,8 +15,7 @@ import types
 
 from nqm_tools.papers._rules import CONFIDENCE, Claim, Finding, Interval, recorded, runs_of, unknown
 
-NAMES = ("zhu2024", "ours", "agarwala2024", "phunyaphibarn2023")
-NAMES = ("zhu2024", "ours", "agarwala2022", "agarwala2024", "kalra2023b")
+NAMES = ("zhu2024", "ours", "agarwala2022", "agarwala2024", "kalra2023b", "phunyaphibarn2023")
 
 __all__ = [
     "CONFIDENCE",

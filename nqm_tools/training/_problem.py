@@ -72,7 +72,7 @@ class Method:
         self.rule = make_rule(momentum, nesterov, optimizer)
         self.loss = find(loss)
         self.recording = Recording(record)
-        if "kernel_norm" in self.recording.names and (nesterov or optimizer is not None):
+        if {"kernel_norm", "kernel_norm_exact"} & set(self.recording.names) and (nesterov or optimizer is not None):
             raise ValueError(
                 "record: kernel_norm is of gradient descent and heavy ball, not of Nesterov or an optimizer"
             )

@@ -18,7 +18,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 from nqm_tools._program import plain_words
 from nqm_tools._types import Outputs
 from nqm_tools._validation import check_choice
-from nqm_tools.batch_noise import curvature_of_a_step, noise_share, variances
+from nqm_tools.batch_noise import curvature_of_a_step, exact_norm, noise_share, variances
 from nqm_tools.kernels import kernel_matrix, tangent_kernel
 from nqm_tools.networks import architecture
 from nqm_tools.training import _sharpness
@@ -300,12 +300,25 @@ def _dot(tree, other):
 
 def _kernel_norm(now):
     """:func:`nqm_tools.kernel_norm` of the tangent kernel now, ``form="delocalised"``."""
-    n, k = now.y.shape
-    factor = curvature_of_a_step(now._problem.loss, n, now.batch_size)
-    x = jnp.maximum(factor * now.learning_rate * now.eigenpairs[0], 0)
-    inside = x < 2 * (1 + now.momentum)
-    w = variances(jnp.where(inside, x, 0), noise_share(n, now.batch_size), now.momentum)
-    return jnp.where(inside.all(), w.sum() / k, jnp.inf)
+    x, inside, share = _noise(now)
+    return jnp.where(inside, variances(x, share, now.momentum).sum() / now.y.shape[1], jnp.inf)
+
+
+def _kernel_norm_exact(now):
+    """The same with ``form="exact"``."""
+    if now.y.shape[1] > 1:
+        raise ValueError(f"record: kernel_norm_exact is for one output; the model has {now.y.shape[1]}")
+    x, inside, share = _noise(now)
+    return jnp.where(inside, exact_norm(x, now.eigenpairs[1], len(x), share, now.momentum), jnp.inf)
+
+
+def _noise(now):
+    """The kernel's eigenvalues in units in which 2 is critical, whether all are below (else 0), the share of noise."""
+    n = len(now.y)
+    x = curvature_of_a_step(now._problem.loss, n, now.batch_size) * now.learning_rate * now.eigenpairs[0]
+    x = jnp.maximum(x, 0)
+    inside = (x < 2 * (1 + now.momentum)).all()
+    return jnp.where(inside, x, 0), inside, noise_share(n, now.batch_size)
 
 
 def _trace(now):
@@ -349,6 +362,7 @@ RECORDERS = {
     "sharpness": Recorder(_sharpness.start, _sharpness.update),
     "trace": _trace,
     "kernel_norm": _kernel_norm,
+    "kernel_norm_exact": _kernel_norm_exact,
     "weight_norm": _weight_norm,
     "sparsity": _sparsity_of_all,
     **{f"sparsity_{i}": functools.partial(_sparsity_of_layer, i) for i in range(1, MAX_LAYERS + 1)},

@@ -9,9 +9,9 @@ import numpy as np
 
 from nqm_tools import dynamics
 from nqm_tools.papers._rules import FEWEST_SEEDS, Claim, Finding, Interval, estimated_percent, runs_of, unknown
-from nqm_tools.papers.ours import errata, momentum, noise
 from nqm_tools.papers.agarwala2022 import sharpening
-from nqm_tools.papers.ours import edge, errata, noise
+from nqm_tools.papers.agarwala2024 import edge as batch_edge
+from nqm_tools.papers.ours import edge, errata, momentum, noise
 from nqm_tools.papers.zhu2024 import kernels, theorems
 
 # Laws of wide networks are read at the largest width, up to this multiple of the critical rate.
@@ -139,11 +139,26 @@ def claims() -> list[Claim]:
             "linear models, i.i.d. batches",
             "",
             "with the kernel's own eigenvectors the kernel norm is exact: it is 1 where second moments stop shrinking, "
-            "with heavy-ball momentum too",
+            "with heavy-ball momentum too (there: where they first do)",
             f"kernels of {noise.EXAMPLES} examples, all batches written out: the spectral radius of a step is 1 to "
             f"{noise.RIGHT:g} there, below 1 {100 * noise.BESIDE:g} % below, above 1 {100 * noise.BESIDE:g} % above",
             noise.exact_threshold,
             status="proved",
+            where=("11", "kernel_norm", "stochastic_critical_learning_rate"),
+        ),
+        *(
+            Claim(
+                "kernel norm",
+                f"linear models, {name}",
+                "",
+                "the delocalised form tells the edge as well",
+                f"{batch_edge.EXAMPLES} examples, batches of 1, 2, 4, {batch_edge.EXAMPLES // 2}: the rate with norm 1 "
+                f"is within {100 * batch_edge.NEAR:g} % of the exact one, on average over {FEWEST_SEEDS} kernels",
+                batch_edge.near_one(name),
+                status="observed",
+                where=("11", "kernel_norm"),
+            )
+            for name in batch_edge.KERNELS
         ),
         *momentum.claims(),
     ]
