@@ -257,7 +257,9 @@ def test_rules_of_the_stochastic_edge_and_results_made_wrong_on_purpose():
     wrong = {
         "stays above": {"end": lambda run: run["start"]},
         "one stays above": {"end": lambda run: 1.1 if (run["start"] > 1) & (run["seed"] == 9) else run["end"]},
-        "moves from below": {"end": lambda run: run["end"] * (0.7 if run["start"] < 1 else 1)},
+        "one passes it from below": {
+            "end": lambda run: 1.1 if run["start"] == 0.7 and run["seed"] == 3 else run["end"]
+        },
         "one in five diverges": {
             "regime": lambda run: "divergent" if (run["start"] > 1) & (run["seed"] < 2) else "monotone"
         },
