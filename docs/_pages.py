@@ -69,7 +69,11 @@ def _notebooks(folder):
         notebook.cells = [_shown(cell) for cell in notebook.cells if "remove-cell" not in _tags(cell)]
         notebook.cells = [shown for cell in notebook.cells for shown in (cell, *_in_a_sliders_place(cell))]
         opening = notebook.cells[0]
-        opening.source = opening.source.replace("# ", f"# {_number(path)}: ", 1)
+        run = (
+            f"*To run it:* `make lab`, or `nqm notebooks mine --only {_number(path)}` and `jupyter lab mine/notebooks`."
+        )
+        title, rest = opening.source.split("\n", 1)
+        opening.source = f"# {_number(path)}: {title.removeprefix('# ')}\n\n{run}\n{rest}"
         nbformat.write(notebook, folder / path.name)
     shutil.copy(reproduce.notebooks_folder() / "GLOSSARY.md", folder)
 
@@ -299,11 +303,17 @@ def _ours(frame):
             if claim.status != status:
                 continue
             kind = claim.figure if not claim.figure[0].isdigit() else f"figure {claim.figure}"
-            lines += [f"### {_said(claim.statement)}", ""]
+            lines += [f"### {_heading(claim.statement)}", ""]
             lines += [f"- {kind}, {claim.panel}: **{row['verdict']}**", f"- *Evidence:* {_said(row['measured'])}"]
             lines += [f"- *Rule:* {_said(claim.rule)}", f"- *Recorded:* {_said(row['recorded'])}"]
             lines += [f"- *Where:* {', '.join(_place(place) for place in claim.where)}", ""]
     return "\n".join(lines)
+
+
+def _heading(statement):
+    """A statement with a capital, unless it begins with a symbol."""
+    text = _said(statement)
+    return text[0].upper() + text[1:] if re.match(r"[a-z]{2,} ", text) else text
 
 
 def _place(where):

@@ -145,7 +145,7 @@ def test_what_is_ours_says_how_it_is_known_and_where_it_is(pages, decided):
     for claim in papers.load("ours").claims():
         assert claim.status in pages.KNOWN, claim.statement
         assert claim.where, f"{claim.statement}: name the notebook, and what of the package has it (where=)"
-        assert f"### {pages._said(claim.statement)}" in text
+        assert f"### {pages._heading(claim.statement)}" in text
     assert text.count("*Evidence:*") == len(decided["ours"])
     with pytest.raises(AttributeError, match=r"dynamics\.nothing"):
         pages._place("dynamics.nothing")
