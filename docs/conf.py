@@ -73,6 +73,14 @@ def check_katex():
         raise ValueError(f"docs/package.json must name KaTeX {writes}, which writes the formulas; it names {styles}")
 
 
+def wait_for_katex():
+    """Let a busy machine's Node take its time; the file of its Unix socket is there before it listens, so by TCP."""
+    from sphinxcontrib import katex
+
+    katex.STARTUP_TIMEOUT = katex.RENDER_TIMEOUT = 60.0
+    katex.KaTeXServer.start_server_process = katex.KaTeXServer.start_network_socket
+
+
 def as_written(app, what, name, obj, options, signature, returns):
     """The signature with annotations as they are in the source: ``Float[Array, "n n"]``, not what it stands for."""
     if what not in ("class", "function", "method"):
@@ -124,6 +132,7 @@ def names_in_a_row(app, what, name, obj, options, lines):
 
 def setup(app):
     check_katex()
+    wait_for_katex()
     app.connect("autodoc-process-signature", as_written)
     app.connect("autodoc-process-docstring", names_in_a_row, priority=900)
     _pages.write(HERE)
