@@ -21,6 +21,11 @@ class HeavyBall(NamedTuple):
     """Heavy ball from rest: ``X`` and ``Y``, now and one step before.
 
     ``X^2 = v/2 + (z + beta)`` and ``Y^2 = v/2 - (z + beta)``. Both are signed: with momentum they can pass through 0.
+
+    Examples
+    --------
+    >>> [float(value) for value in heavy_ball_state(0.0, 2.0, learning_rate=1.0, c=0.25)]
+    [1.0, 1.0, 1.0, 1.0]
     """
 
     x: Numbers
@@ -34,6 +39,13 @@ class HeavyBallGram(NamedTuple):
 
     ``xx`` is ``X^2`` of :class:`HeavyBall`, ``xx_before`` that of the step before, ``x_between`` the scalar product of
     the two; so for ``Y``. ``xx xx_before - x_between^2`` is zero from rest, and falls by exactly ``momentum^2`` a step.
+
+    Examples
+    --------
+    >>> state = HeavyBallGram(xx=1.5, x_between=1.5, xx_before=1.5, yy=1.0, y_between=1.0, yy_before=1.0)
+    >>> z, v = heavy_ball_observables(state)
+    >>> float(z), float(v)
+    (0.25, 2.5)
     """
 
     xx: Numbers

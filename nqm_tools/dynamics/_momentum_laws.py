@@ -38,6 +38,12 @@ class Scaling(NamedTuple):
         ``delta^2 F(k)``.
     final_v : float or array
         ``2 (1 + mu) - delta G(k)``; NaN where that is negative, far beyond where the law holds.
+
+    Examples
+    --------
+    >>> answer = momentum_scaling(v0=3.8, momentum=0.8)
+    >>> round(answer.k, 3), round(answer.peak_u, 3), round(answer.final_v, 3)
+    (0.471, 0.07, 0.809)
     """
 
     k: Answer
@@ -46,7 +52,15 @@ class Scaling(NamedTuple):
 
 
 class ScalingFunctions(NamedTuple):
-    """What :func:`scaling_functions` answers: ``F``, the peak over delta^2, and ``G``, the fall over delta."""
+    """What :func:`scaling_functions` answers: ``F``, the peak over delta^2, and ``G``, the fall over delta.
+
+    Examples
+    --------
+    >>> from nqm_tools.dynamics import scaling_functions
+    >>> answer = scaling_functions(1.0)
+    >>> round(answer.peak, 3), round(answer.fall, 3)
+    (1.145, 4.307)
+    """
 
     peak: Answer
     fall: Answer
@@ -143,6 +157,11 @@ def first_divergence(momentum: float, z0: float = 1e-4, *, phases: int = 32, gri
     -----
     Observed: it is between 3.9 and 4.3 for every momentum, while the critical rate goes from 2 to 4; so the window of
     catapults, ``eta_max/eta_crit``, closes. For gradient descent it is 4 exactly.
+
+    Examples
+    --------
+    >>> round(first_divergence(0.0, phases=4, grid=0.1), 1)
+    4.0
     """
     momentum, z0, grid = check_fraction("momentum", momentum), check_rate("z0", z0), check_rate("grid", grid)
     phase = np.arange(check_whole("phases", phases)) / phases

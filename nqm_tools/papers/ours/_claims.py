@@ -144,7 +144,7 @@ def claims() -> list[Claim]:
             f"{noise.RIGHT:g} there, below 1 {100 * noise.BESIDE:g} % below, above 1 {100 * noise.BESIDE:g} % above",
             noise.exact_threshold,
             status="proved",
-            where=("11", "kernel_norm", "stochastic_critical_learning_rate"),
+            where=("11", "batch_noise.kernel_norm", "batch_noise.stochastic_critical_learning_rate"),
         ),
         *(
             Claim(
@@ -156,7 +156,7 @@ def claims() -> list[Claim]:
                 f"is within {100 * batch_edge.NEAR:g} % of the exact one, on average over {FEWEST_SEEDS} kernels",
                 batch_edge.near_one(name),
                 status="observed",
-                where=("11", "kernel_norm"),
+                where=("11", "batch_noise.kernel_norm"),
             )
             for name in batch_edge.KERNELS
         ),
@@ -250,7 +250,7 @@ def _edge_of_stability():
             "observed",
         ),
     ):
-        yield Claim("edge of stability", panel, sweep, statement, rule, check, status=status)
+        yield Claim("edge of stability", panel, sweep, statement, rule, check, status=status, where=("10",))
 
 
 def peak_law(frame):

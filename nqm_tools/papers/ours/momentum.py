@@ -33,6 +33,7 @@ def claims() -> list[Claim]:
             f"against the map from the run's own start is below {MAP_ERROR:g} (single precision)",
             ends_where_the_map_says,
             status="proved",
+            where=("09", "dynamics.heavy_ball_step"),
         )
         for mu in ("00", "05", "08")
     ]
@@ -45,6 +46,7 @@ def claims() -> list[Claim]:
             "at k = 1, momentum 0.8 to 0.975, the errors of F and G fall like delta: exponents 1 ± 0.1",
             law_of_friction,
             status="derived",
+            where=("09", "dynamics.momentum_scaling"),
         ),
         Claim(
             "momentum",
@@ -54,6 +56,7 @@ def claims() -> list[Claim]:
             "first divergence over 32 phases, starts of 1e-6 and 1e-3, momenta 0 to 0.99: no exception",
             window,
             status="observed",
+            where=("09", "dynamics.first_divergence"),
         ),
     ]
     for kind, panel in (("one_example", "one example"), ("digits", "64 digits")):
@@ -67,6 +70,7 @@ def claims() -> list[Claim]:
                 "most half of the critical value: the 95 % interval of the mean of measured/law is within 1/2 to 2",
                 functools.partial(follows_the_law, model=model),
                 status="observed",
+                where=("09", "dynamics.momentum_scaling"),
                 beside=tuple(f"momentum_{mu}_{kind}" for mu in ("00", "05", "09")),
             )
             for model in ("f_quad", "f")
