@@ -374,6 +374,22 @@ def test_the_window_of_catapults_closes():
     assert np.isfinite(dynamics.peak_u(3.5, 0.3))
 
 
+def test_the_first_divergence_is_that_of_the_map_written_out():
+    momentum, z0, phases = 0.6, 1e-3, 4
+    found = dynamics.first_divergence(momentum, z0, phases=phases, grid=0.05)
+    for v0, lost in ((found - 0.05, False), (found, True)):
+        half = (v0 - 1 - momentum) / 2
+        z = z0 * (half + np.sqrt(half**2 - momentum)) ** (np.arange(phases) / phases)
+        x, y = np.sqrt(v0 / 2 + z), np.sqrt(v0 / 2 - z)
+        x_before, y_before = x, y
+        with np.errstate(all="ignore"):
+            for _ in range(3000):
+                z = (x**2 - y**2) / 2
+                x, x_before = (1 + momentum - z) * x - momentum * x_before, x
+                y, y_before = (1 + momentum + z) * y - momentum * y_before, y
+        assert np.any(~np.isfinite(x)) == lost
+
+
 def test_given_starts_are_followed_from_rest(x64):
     """``peak_u`` and ``final_v`` against the map itself."""
     for momentum, y in ((0.5, 0.0), (0.8, 0.6)):

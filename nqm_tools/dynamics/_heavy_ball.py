@@ -24,8 +24,8 @@ class HeavyBall(NamedTuple):
 
     Examples
     --------
-    >>> [float(value) for value in heavy_ball_state(0.0, 2.0, learning_rate=1.0, c=0.25)]
-    [1.0, 1.0, 1.0, 1.0]
+    >>> heavy_ball_step(HeavyBall(1.25, 1.25, 0.75, 0.75), momentum=0.5)
+    HeavyBall(x=0.625, x_before=1.25, y=1.125, y_before=0.75)
     """
 
     x: Numbers
@@ -42,10 +42,9 @@ class HeavyBallGram(NamedTuple):
 
     Examples
     --------
-    >>> state = HeavyBallGram(xx=1.5, x_between=1.5, xx_before=1.5, yy=1.0, y_between=1.0, yy_before=1.0)
-    >>> z, v = heavy_ball_observables(state)
-    >>> float(z), float(v)
-    (0.25, 2.5)
+    >>> after = heavy_ball_step(HeavyBallGram(2.0, 0.0, 1.0, 1.0, 0.0, 1.0), momentum=0.5)
+    >>> after.xx * after.xx_before - after.x_between**2
+    0.5
     """
 
     xx: Numbers
@@ -80,6 +79,8 @@ def heavy_ball_state(prediction: Numbers, kernel: Numbers, learning_rate: Number
     ValueError
         For a kernel below ``2 sqrt(c) |g|``, which no such model has (not inside ``jit``: NaN there).
 
+    Examples
+    --------
     >>> state = heavy_ball_state(0.1, 1.0, learning_rate=2.1, c=1e-3)
     >>> z, v = heavy_ball_observables(state)
     >>> round(z, 4), round(v, 4)
@@ -114,6 +115,8 @@ def heavy_ball_gram(
     -------
     HeavyBallGram
 
+    Examples
+    --------
     >>> heavy_ball_gram((0.1, 0.1, 0.1), (1.0, 1.0, 1.0), learning_rate=2.0, c=1e-2).xx
     1.02
     """
@@ -144,6 +147,8 @@ def heavy_ball_step(state: _AnyHeavyBall, momentum: Numbers, beta: Numbers = 0) 
     ``z = (X^2 - Y^2)/2 - beta``; exact for the quadratic model of a two-layer ReLU network and for general quadratic
     models with ``Sigma^3 = s^2 Sigma``. The kernel is stable below ``v = 2 (1 + mu)``.
 
+    Examples
+    --------
     >>> state = heavy_ball_step(HeavyBall(1.0, 1.0, 1.0, 1.0), momentum=0.5, beta=0.25)
     >>> state.x, state.y
     (1.25, 0.75)
@@ -168,6 +173,8 @@ def _moved(factor, momentum, square, between, before):
 def heavy_ball_observables(state: HeavyBall | HeavyBallGram, beta: Numbers = 0) -> Signed:
     """Residual and tangent kernel without units, ``z = sqrt(c) eta r`` and ``v = eta lambda``.
 
+    Examples
+    --------
     >>> heavy_ball_observables(HeavyBall(1.25, 1.0, 0.75, 1.0), beta=0.25)
     Signed(z=0.25, v=2.125)
     """
@@ -187,6 +194,8 @@ def transient_growth(momentum: Numbers) -> Answer:
     at most ``(1 + mu - 2 mu^(t+1))/(1 - mu)`` times the first one, and comes near it just below the critical rate.
     So a rise of the loss alone is no catapult where there is momentum.
 
+    Examples
+    --------
     >>> transient_growth(0.9)
     361.0...
     """

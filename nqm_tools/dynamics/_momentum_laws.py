@@ -41,9 +41,9 @@ class Scaling(NamedTuple):
 
     Examples
     --------
-    >>> answer = momentum_scaling(v0=3.8, momentum=0.8)
-    >>> round(answer.k, 3), round(answer.peak_u, 3), round(answer.final_v, 3)
-    (0.471, 0.07, 0.809)
+    >>> k, peak, end = momentum_scaling(2.1, 0.0)
+    >>> round(k, 3), round(peak, 5), round(end, 3)
+    (4.472, 0.00551, 1.889)
     """
 
     k: Answer
@@ -56,10 +56,8 @@ class ScalingFunctions(NamedTuple):
 
     Examples
     --------
-    >>> from nqm_tools.dynamics import scaling_functions
-    >>> answer = scaling_functions(1.0)
-    >>> round(answer.peak, 3), round(answer.fall, 3)
-    (1.145, 4.307)
+    >>> scaling_functions(1e-3).peak  # almost no friction
+    2.912...
     """
 
     peak: Answer
@@ -92,6 +90,8 @@ def momentum_scaling(v0: Numbers, momentum: Numbers) -> Scaling:
     relative order delta. F and G (:func:`scaling_functions`) are of one orbit of two differential equations: F goes
     from 1/2 (k large, as for gradient descent) to 2.9157 (k = 0), G from 1 to ``6.6549 k^(-4/3)``.
 
+    Examples
+    --------
     >>> momentum_scaling(3.82, 0.9)
     Scaling(k=0.725..., peak_u=0.00055..., final_v=3.657...)
     """
@@ -112,6 +112,8 @@ def scaling_functions(k: Numbers) -> ScalingFunctions:
 
     Tabulated (``python -m nqm_tools.dynamics._inertia``) with a relative error below 1e-6.
 
+    Examples
+    --------
     >>> scaling_functions(1.0)
     ScalingFunctions(peak=1.14466..., fall=4.30683...)
     """
@@ -160,8 +162,8 @@ def first_divergence(momentum: float, z0: float = 1e-4, *, phases: int = 32, gri
 
     Examples
     --------
-    >>> round(first_divergence(0.0, phases=4, grid=0.1), 1)
-    4.0
+    >>> round(first_divergence(0.9, phases=8, grid=0.05), 2)
+    4.2
     """
     momentum, z0, grid = check_fraction("momentum", momentum), check_rate("z0", z0), check_rate("grid", grid)
     phase = np.arange(check_whole("phases", phases)) / phases
