@@ -244,7 +244,7 @@ def _edge_of_stability():
         (
             "Chebyshev polynomial",
             chebyshev,
-            "but there the quadratic model's loss ends higher than the network's",
+            "at these rates the quadratic model's loss ends higher than the network's",
             f"{seeds}, paired, median of the last tenth: the 95 % interval of the mean logarithm lies above 0",
             edge.loss_at_the_edge,
             "observed",
