@@ -10,6 +10,7 @@ import numpy as np
 from nqm_tools import dynamics
 from nqm_tools.papers._rules import FEWEST_SEEDS, Claim, Finding, Interval, estimated_percent, runs_of, unknown
 from nqm_tools.papers.agarwala2022 import sharpening
+from nqm_tools.papers.agarwala2024 import edge as batch_edge
 from nqm_tools.papers.ours import edge, errata, momentum, noise
 from nqm_tools.papers.zhu2024 import kernels, theorems
 
