@@ -7,6 +7,7 @@ Start with ``notebooks/00_start_here.ipynb``. The public names:
 - ``empirical_ntk``, ``top_eigenpairs``, ``critical_learning_rate``, ``kernel_step``: kernels; ``sharpness``,
   ``curvature``: the loss's Hessian and Gauss-Newton matrix. ``kernel_norm``, ``stochastic_critical_learning_rate``: the
   noise of mini-batches.
+- ``diagnose``: a model of your own, in one call: does it catapult, and is its quadratic model right.
 - ``dynamics``: the exact low-dimensional maps of quadratic models and their laws; ``quadratic``: general models.
 - ``train``, ``Run``, ``regime``: gradient descent and what a run showed; ``max_stable_learning_rate``. ``losses``,
   ``Recorder``, ``closed_forms``: what is minimised, what is recorded, and what is trained in a model's place.
@@ -36,6 +37,7 @@ from nqm_tools._version import __version__  # noqa: E402
 from nqm_tools.batch_noise import kernel_norm, stochastic_critical_learning_rate  # noqa: E402
 from nqm_tools.curvature import sharpness  # noqa: E402
 from nqm_tools.datasets import Data  # noqa: E402
+from nqm_tools.diagnose import Diagnosis, diagnose  # noqa: E402
 from nqm_tools.expansions import linearize, quadraticize, remainder, second_order_term  # noqa: E402
 from nqm_tools.kernels import (  # noqa: E402
     KernelStep,
@@ -49,6 +51,7 @@ from nqm_tools.training import Recorder, Run, max_stable_learning_rate, regime, 
 
 __all__ = [
     "Data",
+    "Diagnosis",
     "KernelStep",
     "Network",
     "Recorder",
@@ -58,6 +61,7 @@ __all__ = [
     "critical_learning_rate",
     "curvature",
     "datasets",
+    "diagnose",
     "dynamics",
     "empirical_ntk",
     "kernel_norm",

@@ -350,12 +350,13 @@ def _evaluate(part, constants, arguments):
         elif isinstance(inner, dict) and not all(one.plain for parts in inner.values() for one in parts):
             results = _CONTROL[name](inner, constants, equation.params, operands)
         else:
-            results = _bind(equation, operands)
+            results = bind(equation, operands)
         values |= zip(equation.outvars, results, strict=True)
     return [read(-1, j, atom) for j, atom in enumerate(jaxpr.outvars)]
 
 
-def _bind(equation, operands):
+def bind(equation, operands):
+    """The results of an operation of a traced program, on other operands."""
     functions, parameters = (), equation.primitive.get_bind_params(equation.params)
     if isinstance(parameters, tuple):  # up to JAX 0.9
         functions, parameters = parameters

@@ -1,4 +1,4 @@
-"""Curvature of the training loss: the top eigenvalues of its Hessian and of its Gauss-Newton matrix.
+"""Curvature of the training loss: the top eigenvalues of its Hessian and of its Gauss-Newton matrix, and the trace.
 
 The Hessian of the loss in the parameters is the Gauss-Newton matrix ``J^T C J`` (J the Jacobian of the outputs, C the
 curvature of the loss in them) and a part that is linear in the loss's gradient. For a squared loss C is a multiple of
@@ -19,7 +19,7 @@ from nqm_tools._coupling import is_coupled
 from nqm_tools._program import Fresh
 from nqm_tools._tiles import MEMORY, kernel_vector_product
 from nqm_tools._types import Function, Inputs, Targets
-from nqm_tools._validation import check_not_traced, check_params
+from nqm_tools._validation import check_not_traced, check_params, check_whole
 from nqm_tools.expansions import check_model, match_precision
 from nqm_tools.kernels import DENSE_ROWS, check_is_known, kernel_matrix, kernel_of, largest_eigenpairs
 from nqm_tools.losses import LossLike, check_loss, find, targets_for
@@ -69,6 +69,50 @@ def sharpness(f: Function, params: PyTree, x: Inputs, y: Targets, loss: LossLike
 
     eigenvalues, _ = largest_eigenpairs(product, flat.size, 1, flat.dtype)
     return float(eigenvalues[0])
+
+
+def hessian_trace(
+    f: Function, params: PyTree, x: Inputs, y: Targets, loss: LossLike = "mse", *, probes: int = 64, seed: int = 0
+) -> tuple[float, float]:
+    """The trace of the training loss's Hessian in the parameters, and its standard error.
+
+    Parameters
+    ----------
+    f, params, x, y, loss
+        As in :func:`sharpness`.
+    probes : int
+        How many random vectors of signs the mean is over, with more than 1,024 parameters.
+    seed : int
+        Of these vectors.
+
+    Returns
+    -------
+    trace, error : float
+        Up to 1,024 parameters the Hessian is built, and the error is 0.
+
+    Notes
+    -----
+    Hutchinson's estimate, the mean of ``v^T H v`` over vectors v of random signs.
+
+    >>> hessian_trace(lambda w, x: x @ w, jnp.zeros(2), jnp.eye(2), jnp.ones(2), "half_sum")
+    (2.0, 0.0)
+    """
+    params = check_params(params)
+    model, loss, x, y = _check("hessian_trace", f, params, x, y, loss)
+    probes, seed = check_whole("probes", probes, minimum=2), check_whole("seed", seed, minimum=0)
+    flat, _ = ravel_pytree(params)
+    times = Fresh(lambda model, params, x, y, rows: _hessian_products(model, loss, params, x, y, rows))
+    if flat.size <= DENSE_ROWS:
+        hessian = times(model, params, x, y, jnp.eye(flat.size, dtype=flat.dtype))
+        check_is_known("the loss's Hessian", hessian, params)
+        return float(np.trace(np.asarray(hessian, dtype=float))), 0.0
+    rng, values = np.random.default_rng(seed), []
+    for _ in range(probes):  # one by one: side by side they would take the memory of as many gradients
+        signs = jnp.asarray(rng.choice([-1.0, 1.0], flat.size), flat.dtype)
+        product = times(model, params, x, y, signs[None])[0]
+        check_is_known("the loss's Hessian", product, params)
+        values.append(float(signs @ product))
+    return float(np.mean(values)), float(np.std(values, ddof=1) / np.sqrt(probes))
 
 
 def _hessian_products(model, loss, params, x, y, rows):

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib
 import math
 from collections.abc import Callable
 from typing import NamedTuple, Self
@@ -22,7 +23,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Real
 from neural_tangents import stax
 
-from nqm_tools._types import Inputs, Outputs
+from nqm_tools._types import Function, Inputs, Outputs
 from nqm_tools._validation import InputError, check_choice, check_whole
 
 ACTIVATION_FUNCTIONS = {
@@ -342,3 +343,83 @@ def _check_fc_input(shape):
 def _check_cnn_input(shape):
     if len(shape) != 4:
         raise InputError(f"x must be images of shape (n, height, width, channels); got {shape}")
+
+
+def from_flax(
+    module: object, x: Inputs, key: PRNGKeyArray | None = None, *, dropout: bool = False, **options: object
+) -> tuple[Function, PyTree]:
+    """A Flax module as a function of its parameters: ``f, params = from_flax(module, x, key)``.
+
+    Parameters
+    ----------
+    module
+        A linen module, whose parameters are drawn here, or an NNX one, which has its own.
+    x
+        A few inputs (n, ...), by whose shape a linen module is drawn.
+    key
+        A JAX random key, such as ``jax.random.key(0)``, for a linen module's first parameters and for its dropout.
+    dropout : bool
+        Off, or on with one mask, the same for all examples and at every call.
+    **options
+        What a linen module is called with besides x. By default arguments named ``train``, ``training``,
+        ``deterministic``, ``use_running_average`` are given so that nothing is random or updated.
+
+    Returns
+    -------
+    f, params
+        ``f(params, x) -> (n, k)``, and a pytree of floating-point arrays. Collections beside the parameters, such as
+        statistics of batches, stay as they are at the start, and so does what is no floating-point array.
+
+    Raises
+    ------
+    TypeError
+        For anything that is no Flax module, and for a linen module without a key.
+    ModuleNotFoundError
+        If Flax is not installed.
+
+    >>> from flax import linen
+    >>> f, params = from_flax(linen.Dense(2), jnp.ones((3, 4)), jax.random.key(0))
+    >>> f(params, jnp.ones((3, 4))).shape
+    (3, 2)
+    """
+    return _adapters().from_flax(module, x, key, dropout, options)
+
+
+def from_equinox(
+    module: object, *, state: object | None = None, key: PRNGKeyArray | None = None
+) -> tuple[Function, PyTree]:
+    """An Equinox module as a function of its parameters, over a batch: ``f, params = from_equinox(module)``.
+
+    Parameters
+    ----------
+    module
+        An Equinox module that is called with one example, as Equinox's layers are.
+    state : equinox.nn.State, optional
+        Of a module that ``equinox.nn.make_with_state`` made: it stays as it is.
+    key
+        A JAX random key where dropout is to stay on: with one mask, the same for all examples and at every call.
+        Without it the module is put into inference mode.
+
+    Returns
+    -------
+    f, params
+        ``f(params, x) -> (n, k)``, and the module's floating-point arrays by their names.
+
+    Raises
+    ------
+    TypeError
+        For anything that is no Equinox module.
+    ModuleNotFoundError
+        If Equinox is not installed.
+
+    >>> import equinox
+    >>> f, params = from_equinox(equinox.nn.MLP(4, 2, width_size=8, depth=1, key=jax.random.key(0)))
+    >>> sorted(params)[0], f(params, jnp.ones((3, 4))).shape
+    ('layers[0].bias', (3, 2))
+    """
+    return _adapters().from_equinox(module, state, key)
+
+
+def _adapters():
+    # On first use: Flax and Equinox are nobody's dependencies but theirs who use them.
+    return importlib.import_module("nqm_tools._adapters")

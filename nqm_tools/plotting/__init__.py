@@ -17,6 +17,7 @@ except ModuleNotFoundError:
     raise ModuleNotFoundError("figures need seaborn, which is not installed: the extra [plots]") from None
 
 from nqm_tools._types import FilePath
+from nqm_tools.plotting._diagnosis import diagnosis
 from nqm_tools.plotting._dynamics import invariant_curves, phase_diagram, trap
 from nqm_tools.plotting._panels import best_test_accuracy, best_test_loss, describe, panels, single_runs
 from nqm_tools.plotting._quantities import against_width, decay_factors, lines, width_exponents
@@ -36,6 +37,7 @@ __all__ = [
     "corrections",
     "decay_factors",
     "describe",
+    "diagnosis",
     "examples",
     "invariant_curves",
     "lines",

@@ -82,7 +82,7 @@ def run_batch(problem, rates, keys, method, *, description="", progress=None):
     batch, problem, slots = _start(problem, rates, keys, method, sharding)
     done, chunks, ended = first, [], {}
     size, interrupted = 1, False
-    bar = _Bar(steps, description, progress)
+    bar = Bar(steps, description, progress)
     missing = _Missing(problem, method)
 
     def advance(stop, scalars):
@@ -281,7 +281,7 @@ def _select(batch, living, rows, sharding):
     return batch._replace(alive=batch.alive & (np.arange(rows) < len(living)))
 
 
-class _Bar:
+class Bar:
     """A progress bar that is made only when it is to be seen: hidden ones, too, would swell a saved notebook."""
 
     def __init__(self, steps, description, progress):
@@ -290,13 +290,19 @@ class _Bar:
         watched = sys.stderr.isatty() or "ipykernel" in sys.modules
         self.wanted = watched if progress is None else progress
         self.due = time.perf_counter() + (SECONDS_WITHOUT_BAR if progress is None else 0)
-        self.bar = None
+        self.bar, self.done = None, 0
 
     def move_to(self, step):
+        self.done = step
         if self.bar is None and self.wanted and time.perf_counter() >= self.due:
             self.bar = tqdm(**self.options)
         if self.bar is not None:
             self.bar.update(step - self.bar.n)
+
+    def advance(self, steps):
+        """Move on by steps, up to the end."""
+        self.done = min(self.done + steps, self.options["total"])
+        self.move_to(self.done)
 
     def close(self, note):
         if self.bar is not None:

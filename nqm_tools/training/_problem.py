@@ -193,7 +193,7 @@ def prepare(
     n, loss, rule = len(data.x_train), method.loss, method.rule
     if method.batch_size is not None and method.batch_size > n:
         raise ValueError(f"batch_size must be at most the number of training examples, {n}; got {method.batch_size}")
-    model, params = _starting_point(model, params, data, seed)
+    model, params = starting_point(model, params, data, seed)
     model, x_train, k = check_model(model, params, data.x_train, "data.x_train")
     dtype = jnp.result_type(*jax.tree.leaves(params))
     check_loss(loss, n, k, dtype)
@@ -300,7 +300,8 @@ def critical_rate(problem: Problem) -> float:
     return 2 / sharpest
 
 
-def _starting_point(model, params, data, seed):
+def starting_point(model, params, data, seed):
+    """``model`` as a :class:`Model`, and where its run starts."""
     bare, model = model, as_model(model)
     params0 = getattr(model, "params0", None)
     init = getattr(model, "init", None) or getattr(bare, "init", None)

@@ -15,10 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
+from nqm_tools._gates import flipped
 from nqm_tools._program import plain_words
 from nqm_tools._types import Outputs
 from nqm_tools._validation import check_choice
 from nqm_tools.batch_noise import curvature_of_a_step, exact_norm, noise_share, variances
+from nqm_tools.expansions import linearize, second_order_term
 from nqm_tools.kernels import kernel_matrix, tangent_kernel
 from nqm_tools.networks import architecture
 from nqm_tools.training import _sharpness
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
 
 MAX_EIGENVALUES = 8
 MAX_LAYERS = 8
+MODELS = ("f_lin", "f_quad")
+# A difference of outputs below so many roundings of these is rounding.
+ROUNDINGS = 1e3
 DEFAULT_RECORD = ("test_loss", "test_accuracy", "distance")
 # Columns that a frame or a store has anyway.
 RESERVED = ("model", "learning_rate", "step", "train_loss", "key", "status", "reason", "seed")
@@ -349,6 +354,33 @@ def _sparsity_of_layer(i, now):
     return shares[i - 1]
 
 
+def _missed(order, now):
+    """The share of the outputs' change since the start that a Taylor model around the start misses."""
+    model, found = now.model, {}
+    for inputs, x in (("", now.x), ("_test", now.x_test)):
+        if x is not None:
+            outputs = now.test_prediction if inputs else now.prediction
+            rest = outputs - linearize(model, now.start)(now.params, x)
+            if order == 2:
+                rest = rest - second_order_term(model, now.start, now.params, x)
+            found[f"missed_by_{MODELS[order - 1]}{inputs}"] = missed_share(rest, outputs, model(now.start, x))
+    return found
+
+
+def missed_share(rest, outputs, first):
+    """``|rest| / |outputs - first|``; 0 where ``rest`` is rounding."""
+    noise = ROUNDINGS * jnp.finfo(first.dtype).eps * jnp.linalg.norm(first)
+    size = jnp.linalg.norm(rest)
+    return jnp.where(size <= noise, 0, size / jnp.linalg.norm(outputs - first))
+
+
+def _flipped_gates(now):
+    found = flipped(now.model, now.start, now.params, now.x)
+    if found is None:
+        raise ValueError("flipped_gates is of models with kinks, such as ReLU's; no such gate was found in this one")
+    return found
+
+
 _NUMBERS = range(1, MAX_EIGENVALUES + 1)
 RECORDERS = {
     "test_loss": lambda now: now.test_loss,
@@ -366,6 +398,9 @@ RECORDERS = {
     "weight_norm": _weight_norm,
     "sparsity": _sparsity_of_all,
     **{f"sparsity_{i}": functools.partial(_sparsity_of_layer, i) for i in range(1, MAX_LAYERS + 1)},
+    "missed_by_f_lin": functools.partial(_missed, 1),
+    "missed_by_f_quad": functools.partial(_missed, 2),
+    "flipped_gates": _flipped_gates,
 }
 
 

@@ -31,8 +31,8 @@ class StableLearningRate(NamedTuple):
         The largest rate that was seen to converge and the smallest beyond it that was seen not to. ``unstable`` is
         infinite where every rate tried converged.
     critical : float
-        ``2/lambda_1`` of the kernel at the start (2 over the Gauss-Newton sharpness where the loss's curvature is not
-        constant): the largest stable rate of the linear model.
+        ``2 (1 + momentum) / lambda_1`` of the kernel at the start (over the Gauss-Newton sharpness where the loss's
+        curvature is not constant): the largest stable rate of the linear model.
     theory : float
         For linear models and squared losses ``critical``; for the quadratic model of a two-layer ReLU network on one
         example exactly what the initial state decides (:func:`nqm_tools.dynamics.max_learning_rate`). NaN for all
@@ -62,6 +62,7 @@ def max_stable_learning_rate(
     *,
     steps: int,
     loss: LossLike = "mse",
+    momentum: float = 0.0,
     params: PyTree | None = None,
     tolerance: float = 0.01,
     seed: int = 0,
@@ -70,7 +71,7 @@ def max_stable_learning_rate(
 
     Parameters
     ----------
-    model, data, loss, params, seed
+    model, data, loss, momentum, params, seed
         As in :func:`nqm_tools.train`.
     steps : int
         The length of a run. A run counts as unstable if its regime is ``divergent``: its loss is not finite, or ends
@@ -102,9 +103,9 @@ def max_stable_learning_rate(
     if tolerance == 0:
         raise ValueError("tolerance must be positive; got 0")
     seed = check_whole("seed", seed, minimum=0)
-    method = Method(check_whole("steps", steps), loss=loss, record=())
+    method = Method(check_whole("steps", steps), momentum=momentum, loss=loss, record=())
     problem = prepare(model, data, method, params=params, seed=seed)
-    critical = critical_rate(problem)
+    critical = (1 + method.momentum) * critical_rate(problem)
     if not math.isfinite(critical):
         raise ValueError("the tangent kernel at the start is zero, so that nothing moves at any learning rate")
 
@@ -118,21 +119,21 @@ def max_stable_learning_rate(
     while is_stable(unstable):
         stable, unstable = unstable, 2 * unstable
         if unstable > MOST * critical:
-            return StableLearningRate(stable, math.inf, critical, _theory(problem, critical))
+            return StableLearningRate(stable, math.inf, critical, _theory(problem, method, critical))
     while unstable - stable > tolerance * stable:
         middle = (stable + unstable) / 2
         stable, unstable = (middle, unstable) if is_stable(middle) else (stable, middle)
-    return StableLearningRate(stable, unstable, critical, _theory(problem, critical))
+    return StableLearningRate(stable, unstable, critical, _theory(problem, method, critical))
 
 
-def _theory(problem, critical):
+def _theory(problem, method, critical):
     model, x, y, loss = problem.model, problem.x, problem.y, problem.loss
     if loss.constant_curvature is None:
         return math.nan
     if type(model) is LinearModel:
         return critical
     two_layer_relu = architecture(getattr(model, "f", None)) == FullyConnected(2, "relu")
-    if type(model) is not QuadraticModel or not two_layer_relu or y.shape != (1, 1):
+    if type(model) is not QuadraticModel or method.momentum or not two_layer_relu or y.shape != (1, 1):
         return math.nan
     width = jax.tree.leaves(model.params0)[-1].shape[0]
     residual = float(problem.bound.predict(problem.state0, problem.features)[0, 0] - y[0, 0])
