@@ -12,8 +12,6 @@ from jaxtyping import Shaped
 if TYPE_CHECKING:
     import pandas as pd
 
-_REGIMES = {"monotone": "monotone", "catapult": "catapult", "divergent": "diverges", "edge of stability": "edge"}
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Diagnosis:
@@ -88,12 +86,12 @@ def _text(found):
     eigenvalues = found.about[found.about["quantity"].str.startswith("lambda_")]["value"]
     trace = found.about.set_index("quantity")["note"]["hessian_trace"]
     lines = [
-        f"{value('parameters'):,.0f} parameters, {outputs} output{'s' * (outputs > 1)}, {value('n_train'):,.0f} training "
-        f"and {value('n_test'):,.0f} test examples, loss {found.loss!r}",
+        f"{value('parameters'):,.0f} parameters, {outputs} output{'s' * (outputs > 1)}, {value('n_train'):,.0f} "
+        f"training and {value('n_test'):,.0f} test examples, loss {found.loss!r}",
         f"Tangent kernel: largest eigenvalues {', '.join(f'{v:.3g}' for v in eigenvalues)}",
         f"Critical learning rate: {found.critical:.3g} (below, rates are multiples of it)",
-        f"Hessian of the loss: sharpness {value('sharpness'):.3g}, {value('sharpness_over_gauss_newton'):.3g} times the "
-        f"Gauss-Newton matrix's; trace {value('hessian_trace'):.3g} {trace}".rstrip(),
+        f"Hessian of the loss: sharpness {value('sharpness'):.3g}, {value('sharpness_over_gauss_newton'):.3g} times "
+        f"the Gauss-Newton matrix's; trace {value('hessian_trace'):.3g} {trace}".rstrip(),
     ]
     if len(found.runs):
         lines += ["", *_answers(found), "", *_tables(found)]
@@ -107,8 +105,10 @@ def _listed(values):
 def _answers(found):
     """The two questions, answered in a sentence each."""
     regimes = found.runs.pivot(index="ratio", columns="model", values="regime")
-    catapults = regimes.index[(regimes["f"] == "catapult") & (regimes.index > 1)]
+    catapults = regimes.index[regimes["f"] == "catapult"]
     where = f"Yes, at {_listed(catapults)}." if len(catapults) else "Not at these rates."
+    if (catapults < 1).any():  # what is critical at the start need not be so later
+        where = f"{where[:-1]} (below 1 too, since its kernel grows first)."
     lines = [f"Does it catapult? {where} {_up_to(found.rates, 'f')}"]
     if "f_quad" not in regimes:
         return [*lines, "Is its quadratic model right? It cannot be computed; see the note below."]
@@ -161,10 +161,12 @@ def _tables(found):
             middle, low, high = (getattr(group["distance"], name)() for name in ("median", "min", "max"))
             blocks.append(f"... along random directions, {model}: {middle:.3g} ({low:.3g} to {high:.3g})")
     if len(found.forecast):
+        blocks.append("leading order of a small loss just above the critical rate, and f")
         for row in found.forecast[found.forecast["model"] == "f"].itertuples():
+            small = "" if row.peak_forecast > found.runs["first_loss"].iloc[0] else ", which is below the first loss"
             blocks.append(
-                f"leading order at {row.ratio:g}: peak {row.peak_forecast:.3g} (f: {row.peak_loss:.3g}), eta lambda_1 "
-                f"ends at {row.end_forecast:.3g} (f: {row.end:.3g})"
+                f"  at {row.ratio:g}: the loss peaks at {row.peak_forecast:.3g}{small} (f: {row.peak_loss:.3g}), "
+                f"eta lambda_1 ends at {row.end_forecast:.3g} (f: {row.end:.3g})"
             )
     if found.exponents is not None:
         blocks += ["powers of the width, with 95 % intervals"]
@@ -188,5 +190,5 @@ def _table(title, table, form, sort=True):
 
 def _cell(form, value):
     if isinstance(value, str):
-        return _REGIMES[value]
+        return value
     return "-" if value is None or math.isnan(value) else form.format(value)

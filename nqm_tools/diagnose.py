@@ -183,7 +183,8 @@ def _about(start):
     rows.append(("gauss_newton_sharpness", gauss_newton, "of the loss, at the start"))
     sharpest, reason = _attempt(curvature.sharpness, f, params, x, y, loss)
     rows.append(("sharpness", math.nan if sharpest is None else sharpest, reason or "of the loss, at the start"))
-    rows.append(("sharpness_over_gauss_newton", math.nan if sharpest is None else sharpest / gauss_newton, ""))
+    apart = math.nan if sharpest is None or gauss_newton == 0 else sharpest / gauss_newton
+    rows.append(("sharpness_over_gauss_newton", apart, ""))
     trace, reason = _attempt(curvature.hessian_trace, f, params, x, y, loss)
     value, error = (math.nan, 0.0) if trace is None else trace
     rows.append(("hessian_trace", value, reason or (f"± {error:.2g} (random probes)" if error else "")))
@@ -322,13 +323,13 @@ def _cost(start, models, ratios, steps, widths):
     if widths:
         evaluations += 2 * widths * (steps + 1)
         seconds += 2 * widths * (steps + 1) * models["f"].seconds
-    problem = start.problem
+    problem, outputs = start.problem, start.problem.y.shape[1]
     itemsize = jnp.result_type(*jax.tree.leaves(start.params)).itemsize
     one = REVERSE * working_numbers(problem.model, start.params, problem.x) + COPIES * _size(start.params)
     memory = 3 * one * itemsize  # of f_quad, which takes as much as three gradients
     text = (
-        f"diagnose: {_size(start.params):,} parameters, {problem.y.shape[1]} output(s), {len(problem.x)} examples; "
-        f"{evaluations:,} evaluations will take about {_seconds(seconds)} and {_bytes(memory)}"
+        f"diagnose: {_size(start.params):,} parameters, {outputs} output{'s' * (outputs > 1)}, {len(problem.x)} "
+        f"examples; {evaluations:,} evaluations will take about {_seconds(seconds)} and {_bytes(memory)}"
         + (" (the widths as much as this one each)" if widths else "")
     )
     return {"evaluations": evaluations, "seconds": seconds, "bytes": memory, "text": text}

@@ -67,7 +67,10 @@ def _losses(found, ratio, ax):
     rows = found.curves[found.curves["ratio"] == ratio]
     palette, _, _ = styles(models_of(rows))
     lines = {"f": (1, 0), "f_lin": (1, 1), "f_quad": (4, 1.5)}
-    top = rows.loc[rows["model"] != "f_lin", "train_loss"].replace(np.inf, np.nan).max()
+    runs = found.runs[found.runs["ratio"] == ratio]
+    # What diverges leaves the panel.
+    kept = runs[(runs["regime"] != "divergent") | (runs["model"] == "f")]["peak_loss"].replace(np.inf, np.nan)
+    top = kept.max() if kept.notna().any() else rows["train_loss"].iloc[0]
     for model in models_of(rows):
         run = rows[rows["model"] == model]
         ax.plot(run["step"], run["train_loss"], color=palette[model], dashes=lines[model], label=LABELS[model])
@@ -79,7 +82,7 @@ def _losses(found, ratio, ax):
         title=f"At {ratio:g} times the critical rate: {regime}",
     )
     low = rows["train_loss"][rows["train_loss"] > 0].min()
-    ax.set_ylim(low / 2, 3 * top)
+    ax.set_ylim(low / 2, 5 * top)
     ax.legend(frameon=False)
 
 
@@ -103,8 +106,8 @@ def _peaks(found, ax):
             markersize=8,
         )
     if len(found.forecast):
-        rows = found.forecast[found.forecast["model"] == found.forecast["model"].iloc[0]]
         first = found.runs["first_loss"].iloc[0]
+        rows = found.forecast[(found.forecast["model"] == "f") & (found.forecast["peak_forecast"] > first)]
         ax.plot(
             rows["ratio"],
             rows["peak_forecast"] / first,
@@ -145,7 +148,7 @@ def _missed(found, ratio, ax):
     values = rows[[name for name in rows if name.startswith(("missed", "flipped"))]].to_numpy()
     if (values > 0).any():
         ax.set(yscale="log", ylim=(max(1e-5, np.nanmin(values[values > 0]) / 2), 4))
-    ax.legend(frameon=False, fontsize="small")
+        ax.legend(frameon=False, fontsize="small")
 
 
 def _kernels(found, ax):
