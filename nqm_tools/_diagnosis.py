@@ -113,14 +113,15 @@ def _answers(found):
     if "f_quad" not in regimes:
         return [*lines, "Is its quadratic model right? It cannot be computed; see the note below."]
     agree = regimes.index[regimes["f"] == regimes["f_quad"]]
-    same = f"at {_listed(agree)} of these rates" if len(agree) else "at none of these rates"
+    same = f"at {_listed(agree)} only" if len(agree) else "at none of these rates"
     same = "at every one of these rates" if len(agree) == len(regimes) else same
     lines.append(
-        f"Is its quadratic model right? Trained by itself it does as f does {same}. {_up_to(found.rates, 'f_quad')}"
+        f"Is its quadratic model right? Trained by itself it has f's regime {same}. {_up_to(found.rates, 'f_quad')}"
     )
-    missed = found.passed[found.passed["inputs"] == "training"].set_index("model")
-    for model in ("f_quad", "f_lin"):
-        shares = ", ".join(f"{_percent(row.at_the_end)} at {row.ratio:g}" for row in missed.loc[[model]].itertuples())
+    missed = found.passed[found.passed["inputs"] == "training"]
+    kept = missed[missed["ratio"].isin(regimes.index[regimes["f"] != "divergent"])].set_index("model")
+    for model in ("f_quad", "f_lin") if len(kept) else ():
+        shares = ", ".join(f"{_percent(row.at_the_end)} at {row.ratio:g}" for row in kept.loc[[model]].itertuples())
         lines.append(f"  Of the change of f along its own run, {model} misses in the end {shares}.")
     return lines
 
@@ -155,7 +156,7 @@ def _tables(found):
         steps = rows.pivot(index="model", columns="ratio", values="step")
         blocks += _table("step at which 10 % is missed by", steps, "{:.0f}", sort=False)
         distances = rows.pivot(index="model", columns="ratio", values="distance")
-        blocks += _table("distance at which it is", distances, "{:.3g}", sort=False)
+        blocks += _table("... and the distance", distances, "{:.3g}", sort=False)
     if len(found.radius):
         for model, group in found.radius.groupby("model"):
             middle, low, high = (getattr(group["distance"], name)() for name in ("median", "min", "max"))
@@ -164,9 +165,10 @@ def _tables(found):
         blocks.append("leading order of a small loss just above the critical rate, and f")
         for row in found.forecast[found.forecast["model"] == "f"].itertuples():
             small = "" if row.peak_forecast > found.runs["first_loss"].iloc[0] else ", which is below the first loss"
+            end = "diverges" if math.isnan(row.end) else f"{row.end:.3g}"
             blocks.append(
                 f"  at {row.ratio:g}: the loss peaks at {row.peak_forecast:.3g}{small} (f: {row.peak_loss:.3g}), "
-                f"eta lambda_1 ends at {row.end_forecast:.3g} (f: {row.end:.3g})"
+                f"eta lambda_1 ends at {row.end_forecast:.3g} (f: {end})"
             )
     if found.exponents is not None:
         blocks += ["powers of the width, with 95 % intervals"]
