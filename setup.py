@@ -13,6 +13,7 @@ SHARED = (
     "notebooks/[0-9A-Z]*.ipynb",
     "notebooks/GLOSSARY.md",
     "experiments/*.toml",
+    "experiments/*.py",
     "data/results/*/*.parquet",
 )
 

@@ -30,6 +30,7 @@ READS = {
     "05": ("figure_2[ab]", "figure_3_5*", "figure_6_7_*", "figure_8_*"),
     "06": ("figure_2b*", "figure_4_*"),
     "07": ("figure_2b_digits", "figure_9_*", "figure_19_*"),
+    "08": ("own_*",),
     "09": ("momentum_*",),
     "10": ("edge_chebyshev",),
     "11": ("stochastic_edge*",),
@@ -176,13 +177,14 @@ def _read_by(paths, source):
         ]
         for folder in ("experiments", "data/results")
     )
+    modules = [path for path in sweeps if path.suffix == ".py"]  # of functions that sweeps name
     sweeps = [path for path in sweeps if path.suffix == ".toml"]
     for path in sweeps:  # grows on the way
         base = tomllib.loads(path.read_text(encoding="utf-8")).get("extends")
         if base and path.parent / base not in sweeps:
             sweeps.append(path.parent / base)
     recorded = [file for store in results for file in sorted(store.glob("*.parquet"))]
-    return [*(source / "notebooks").glob("GLOSSARY.md"), *sweeps, *recorded]
+    return [*(source / "notebooks").glob("GLOSSARY.md"), *sweeps, *modules, *recorded]
 
 
 def _has(path, content):

@@ -6,8 +6,12 @@ import pytest
 
 from nqm_tools import sweeps
 from nqm_tools.store import Store
+from nqm_tools.sweeps._references import make_importable
 
 STORES = sorted(path for path in (pathlib.Path(__file__).parents[1] / "data" / "results").iterdir() if path.is_dir())
+
+# Modules that recorded sweeps name lie beside their files.
+make_importable(str(pathlib.Path(__file__).parents[1] / "experiments"))
 
 
 def group_of(settings, rates):
