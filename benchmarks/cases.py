@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 PAPER_RATES = (0.25, 0.5, 0.75, 0.9, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7, 1.8, 1.9)  # experiments/figure_2b.toml
 MODELS = ("f", "f_lin", "f_quad")
+GENERAL = ("plain tanh", "3-layer FC", "residual network", "transformer")
 FC, AVERAGE, FLATTEN, DEEP = "FC 2b", "CNN average", "CNN flatten", "3-layer FC"
 
 # n examples of this shape, and the width m.
@@ -17,6 +18,8 @@ PAPER_PROBLEMS = {
     FLATTEN: {"kind": "flatten", "width": 1000, "n": 256, "shape": [32, 32, 3]},
     DEEP: {"kind": "deep_fc", "width": 1024, "n": 100, "shape": [3072]},
     "plain tanh": {"kind": "plain", "width": 1024, "n": 128, "shape": [256]},
+    "residual network": {"kind": "resnet", "width": 64, "n": 64, "shape": [8, 8, 1]},
+    "transformer": {"kind": "transformer", "width": 128, "n": 64, "shape": [16], "tokens": 500},
 }
 QUICK_PROBLEMS = {
     FC: {"kind": "two_layer_fc", "width": 64, "n": 16, "shape": [96]},
@@ -24,6 +27,8 @@ QUICK_PROBLEMS = {
     FLATTEN: {"kind": "flatten", "width": 16, "n": 8, "shape": [8, 8, 3]},
     DEEP: {"kind": "deep_fc", "width": 32, "n": 8, "shape": [48]},
     "plain tanh": {"kind": "plain", "width": 32, "n": 16, "shape": [24]},
+    "residual network": {"kind": "resnet", "width": 4, "n": 4, "shape": [4, 4, 1]},
+    "transformer": {"kind": "transformer", "width": 8, "n": 4, "shape": [4], "tokens": 20},
 }
 KERNEL_WAYS = (
     "closed form",
@@ -137,7 +142,7 @@ def _groups(quick):
 
 
 def _general(quick):
-    return [{"title": name, "problem": _problem(name, quick)} for name in ("plain tanh", DEEP)]
+    return [{"title": name, "problem": _problem(name, quick)} for name in GENERAL]
 
 
 PARTS = {
@@ -192,7 +197,11 @@ PARTS = {
     "general": Part(
         "Value and gradient of `f_quad` for any function. A: `nt.taylor_expand` for the value, `jvp` of `grad` for the"
         " gradient. B: reverse over `nt.taylor_expand`. C, which the package uses: `jvp` of `jvp` for the value,"
-        " reverse over the inner `jvp` for the gradient.",
+        " reverse over the inner `jvp` for the gradient. D: `jax.experimental.jet` for the value. E: `jax.linearize`"
+        " once, what it keeps passed on from step to step. F: C of the function under `jax.checkpoint`. Below them"
+        " what they are counted in: a gradient and a Hessian-vector product of f itself. *Working memory* is what XLA"
+        " allocates beside arguments and results. The residual network (no normalisation) and the transformer are"
+        " those of `experiments/own_models.py`.",
         _general,
     ),
 }

@@ -1,5 +1,9 @@
 """The problems of the cases: random examples of the paper's shapes, networks, starts and models."""
 
+import importlib
+import pathlib
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +15,10 @@ def make_data(problem, n_test=0, seed=0):
     """Normal inputs, signs as labels."""
     rng = np.random.default_rng(seed)
     n = problem["n"]
+    if "tokens" in problem:
+        x = rng.integers(0, problem["tokens"], (n + n_test, *problem["shape"]), dtype=np.int32)
+        y = rng.choice([-1.0, 1.0], size=(n + n_test, 1)).astype(np.float32)
+        return nqm.Data("random", x[:n], y[:n], x[n:], y[n:])
     x = rng.standard_normal((n + n_test, *problem["shape"]), dtype=np.float32)
     y = rng.choice([-1.0, 1.0], size=(n + n_test, 1)).astype(np.float32)
     return nqm.Data("random", x[:n], y[:n], x[n:], y[n:])
@@ -23,8 +31,18 @@ def make_network(problem):
         "average": nqm.networks.two_layer_cnn,
         "flatten": lambda width: nqm.networks.two_layer_cnn(width, readout="flatten"),
         "plain": lambda width: plain_tanh,
+        "resnet": lambda width: _own_models().resnet(width),
+        "transformer": lambda width: _own_models().transformer(width, words=problem["tokens"]),
     }
     return make[problem["kind"]](problem["width"])
+
+
+def _own_models():
+    """The module of sweep files, beside them."""
+    folder = str(pathlib.Path(__file__).parents[1] / "experiments")
+    if folder not in sys.path:
+        sys.path.append(folder)
+    return importlib.import_module("own_models")
 
 
 def plain_tanh(params, x):

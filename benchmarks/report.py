@@ -125,6 +125,8 @@ def cell(value):
     """A value as text: a time with its spread, a memory, a number of three digits."""
     if value is None:
         return ""
+    if isinstance(value, dict) and "bytes" in value and value["bytes"] < 2**26:
+        return f"{value['bytes'] / 2**20:.3g} MiB"
     if isinstance(value, dict) and "bytes" in value:
         return f"{value['bytes'] / 2**30:.2f} GiB"
     if isinstance(value, dict):

@@ -48,9 +48,8 @@ def _from_linen(linen, module, x, key, dropout, options):
     if key is None:
         raise TypeError("a linen module needs a key, to draw its parameters, such as jax.random.key(0); got None")
     known = _arguments(type(module).__call__)
-    options = {
-        name: mode != dropout if name in _RANDOM else mode for name, mode in _MODES.items() if name in known
-    } | options
+    asked = [name for name in _MODES if name in known and getattr(module, name, None) is None]  # not at its making
+    options = {name: _MODES[name] != (dropout and name in _RANDOM) for name in asked} | options
     key, *keys = jax.random.split(key, 3)
     variables = linen.meta.unbox(module.init({"params": key, "dropout": keys[0]}, x, **options))
     params = variables.get("params", {})
