@@ -1,11 +1,4 @@
 """One call about a model of your own: whether it catapults, and how right its quadratic model is.
-
->>> import nqm_tools as nqm
->>> net, data = nqm.networks.two_layer_fc(64), nqm.datasets.load("digits", n_train=16, n_test=10, seed=0)
->>> found = nqm.diagnose(net, data, ratios=(0.9, 1.5), steps=60)
->>> found.runs.query("ratio == 1.5")[["model", "regime"]].to_numpy().tolist()
-[['f', 'catapult'], ['f_lin', 'divergent'], ['f_quad', 'catapult']]
->>> axes = found.plot()
 """
 
 from __future__ import annotations
@@ -101,6 +94,14 @@ def diagnose(
     -----
     The share that a Taylor model misses is ``|f(w) - f_lin(w)| / |f(w) - f(w_0)|`` on the network's own weights w,
     norms over examples and outputs. What it will cost is printed to standard error before the runs begin.
+
+    Examples
+    --------
+    >>> import nqm_tools as nqm
+    >>> net, data = nqm.networks.two_layer_fc(32), nqm.datasets.load("digits", n_train=8, n_test=0, seed=0)
+    >>> found = diagnose(net, data, ratios=(1.5,), steps=20)
+    >>> found.runs["regime"].tolist()
+    ['catapult', 'divergent', 'catapult']
     """
     import pandas as pd
 

@@ -37,6 +37,13 @@ def diagnosis(found: Diagnosis, *, axes: Shaped[np.ndarray, "2 2"] | None = None
     ------
     ValueError
         If there are no runs to draw, or the axes are not (2, 2).
+
+    Examples
+    --------
+    >>> import nqm_tools as nqm
+    >>> net, data = nqm.networks.two_layer_fc(32), nqm.datasets.load("digits", n_train=8, n_test=0, seed=0)
+    >>> diagnosis(nqm.diagnose(net, data, ratios=(1.5,), steps=20))[1, 1].get_title()
+    'Where the kernel ends'
     """
     if not len(found.runs):
         raise ValueError("there is nothing to draw: this diagnosis has no runs (print it to see why)")
