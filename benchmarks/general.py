@@ -41,7 +41,8 @@ def measure(case):
                 raise
             yield TABLE, row | {"note": f"jet cannot: {str(error).splitlines()[0]}"}
             continue
-        columns = {"step": seconds, "working memory": {"bytes": step.working_memory}, "first step": first}
+        working = {"GFLOP": step.operations / 1e9, "working memory": {"bytes": step.working_memory}}
+        columns = {"step": seconds} | working | {"first step": first}
         if title not in (GRADIENT, PRODUCT):
             reference = prediction if reference is None else reference
             columns["difference"] = difference(prediction, reference)
@@ -49,7 +50,7 @@ def measure(case):
 
 
 class _Compiled:
-    """A step that is compiled at its first call; then ``working_memory`` is what XLA allocates for it, in bytes."""
+    """A step that is compiled at its first call; then XLA says its ``operations`` and its ``working_memory`` in bytes."""
 
     def __init__(self, step):
         self.step, self.program = step, None
@@ -57,6 +58,7 @@ class _Compiled:
     def __call__(self, params):
         if self.program is None:
             self.program = self.step.func.lower(*self.step.args, params).compile()
+            self.operations = self.program.cost_analysis()["flops"]
             self.working_memory = self.program.memory_analysis().temp_size_in_bytes
         return self.program(*self.step.args, params)
 
