@@ -50,7 +50,7 @@ def measure(case):
 
 
 class _Compiled:
-    """A step that is compiled at its first call; then XLA says its ``operations`` and its ``working_memory`` in bytes."""
+    """A step that is compiled at its first call; XLA says its ``operations`` and its ``working_memory`` in bytes."""
 
     def __init__(self, step):
         self.step, self.program = step, None

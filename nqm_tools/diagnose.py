@@ -1,5 +1,4 @@
-"""One call about a model of your own: whether it catapults, and how right its quadratic model is.
-"""
+"""One call about a model of your own: whether it catapults, and how right its quadratic model is."""
 
 from __future__ import annotations
 
