@@ -38,7 +38,9 @@ def claims() -> list[Claim]:
             ("below the critical rate f's loss falls monotonically", "every run is monotone", monotone_below),
             ("above the critical rate f reaches a lower best test loss than below", _GAIN, gain),
         ):
-            found.append(Claim("own", panel, sweep, statement, f"{_SEEDS}: {rule}", check, status="observed"))
+            found.append(
+                Claim("own", panel, sweep, statement, f"{_SEEDS}: {rule}", check, status="observed", where=("08",))
+            )
         found.append(
             Claim(
                 "own",
@@ -62,7 +64,9 @@ def claims() -> list[Claim]:
         ("f_quad's loss rises where f's does", "every pair of runs agrees", rises_together),
         ("above it f reaches a lower best test loss than below", _GAIN, gain),
     ):
-        found.append(Claim("own", panel, sweep, statement, f"{_SEEDS}: {rule}", check, status="observed"))
+        found.append(
+            Claim("own", panel, sweep, statement, f"{_SEEDS}: {rule}", check, status="observed", where=("08",))
+        )
     for panel, (sweep, chosen, power) in WIDTHS.items():
         end = power + POWER_ERROR
         for ratio in (0.5, 1.3):
@@ -75,6 +79,7 @@ def claims() -> list[Claim]:
                     f"{_SEEDS}, four widths: the interval of the exponents, one a seed, ends by {end:g}",
                     falls_with_width("missed_by_f_quad", chosen, ratio, end),
                     status="observed",
+                    where=("08",),
                 )
             )
     return found
