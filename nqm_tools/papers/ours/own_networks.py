@@ -50,6 +50,7 @@ def claims() -> list[Claim]:
                 f"{_SEEDS}: {rule}",
                 gain,
                 status="observed",
+                where=("08",),
             )
         )
     panel, sweep = "fully connected, cross-entropy", "own_cross_entropy"
