@@ -332,10 +332,40 @@ def test_limits_of_the_law_are_gradient_descents_and_the_frictionless_ones():
     np.testing.assert_array_equal(below.final_v, [1.0, 3.0])
 
 
-@pytest.mark.parametrize(("momentum", "ratio"), [(0.0, 0.946), (0.5, 0.884), (0.7, 0.708), (0.8, 0.446), (0.9, 0.002)])
+@pytest.mark.parametrize(("momentum", "ratio"), [(0.0, 0.946), (0.5, 0.884), (0.7, 0.708), (0.8, 0.446)])
 def test_at_the_same_relative_excess_momentum_lets_the_kernel_fall_further(momentum, ratio):
     critical = 2 * (1 + momentum)
     assert dynamics.final_v(1.05 * critical, momentum=momentum) / critical == pytest.approx(ratio, abs=6e-4)
+
+
+def test_with_momentum_nine_tenths_the_end_comes_to_depend_on_the_phase():
+    low, median, high = (end / 3.8 for end in dynamics.final_v(1.05 * 3.8, momentum=0.9, band=True))
+    assert low < 0.5 * median < median < 0.01 > high > 1.5 * median
+    peaks = [dynamics.peak_u((1 + excess) * 3.8, momentum=0.9, band=True)[2] for excess in (0.05, 0.1)]
+    assert np.isinf(peaks).tolist() == [False, True], "some phases diverge at 10 %"
+
+
+def test_the_error_of_the_fall_is_a_fifth_of_the_share_the_kernel_loses():
+    momentum, critical = 0.98, 3.96
+    for k in (1.0, 0.5, 0.25):
+        delta = ((1 - momentum) / k) ** 2 / ((1 + momentum) / 2)
+        law = critical - dynamics.momentum_scaling(critical + delta, momentum).final_v
+        fall = critical - dynamics.final_v(critical + delta, momentum=momentum)
+        assert 0.15 < (law / fall - 1) / (law / critical) < 0.3
+
+
+def test_a_large_target_leaves_an_orbit_of_period_two_that_attracts():
+    for momentum, beta in ((0.3, 1.35), (0.3, 1.5), (0.9, 1.95)):
+        assert abs(beta) > 1 + momentum
+        x = np.sqrt(2 * beta + 0.5)
+        state, seen = HeavyBall(x, x, 1e-3, 1e-3), []
+        for step in range(4004):
+            state = dynamics.heavy_ball_step(state, momentum, beta)
+            if step >= 4000:
+                seen.append(dynamics.heavy_ball_observables(state, beta).z)
+        assert abs(state.y) < 1e-12
+        np.testing.assert_allclose(seen[2:], seen[:2], rtol=1e-9)
+        assert abs(seen[1] - seen[0]) > 0.1
 
 
 def test_the_law_is_that_of_the_map_over_phases_with_an_error_of_order_delta():
@@ -372,6 +402,14 @@ def test_the_window_of_catapults_closes():
     # Of runs that start with a larger residual some diverge earlier: "every v0 < 4 converges" needs momentum 0.
     assert np.isinf(dynamics.peak_u(3.5, 0.3, momentum=0.9))
     assert np.isfinite(dynamics.peak_u(3.5, 0.3))
+
+
+def test_a_first_divergence_is_never_made_up(monkeypatch):
+    for momentum, z0 in ((0.5, 3.0), (0.9, 1.5)):
+        with pytest.raises(ValueError, match=r"z0 must be at most [\d.]+, so that every start has eta lambda_0"):
+            dynamics.first_divergence(momentum, z0)
+    monkeypatch.setattr(_momentum_laws, "_TOP", 3.5)
+    assert dynamics.first_divergence(0.5, phases=4, grid=0.1) == np.inf
 
 
 def test_the_first_divergence_is_that_of_the_map_written_out():

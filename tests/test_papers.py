@@ -610,6 +610,10 @@ def with_momentum(kernel=(0.9, 0.5), sharpness=(0.9, 0.5), peak=(2.0, 8.0), seed
     return pd.concat(runs)
 
 
+def at_five_of(frame):
+    return (frame["learning_rate_ratio"] / (1 + frame["momentum"])).round(3) == 1.05
+
+
 @pytest.mark.parametrize("measure", phunyaphibarn.MEASURES)
 def test_momentum_must_go_further_at_every_excess(measure):
     def check(frame):
@@ -625,11 +629,15 @@ def test_momentum_must_go_further_at_every_excess(measure):
     assert check(with_momentum(noise=0.4)) is False, "lost in noise"
     assert check(with_momentum(seeds=4)) is None
     one = with_momentum()
-    at_five = (one["learning_rate_ratio"] / (1 + one["momentum"])).round(3) == 1.05
-    one.loc[at_five, ["lambda_1", "sharpness", "peak_loss", "train_loss"]] = 1.0
+    one.loc[at_five_of(one), ["lambda_1", "sharpness", "peak_loss", "train_loss"]] = 1.0
     assert check(one) is False, "at one excess alone"
     lost = with_momentum().assign(regime="divergent")
     assert check(lost) is None
+    some = with_momentum(seeds=7)
+    some.loc[(some["seed"] == 3) & (some["momentum"] > 0) & ~at_five_of(some), "regime"] = "divergent"
+    found = phunyaphibarn.goes_further(some, measure=measure, model="f")
+    assert found.holds is True
+    assert found.measured.endswith("; left out, as they diverge: 1 of 7 seeds at 10 %")
     assert phunyaphibarn.goes_further(with_momentum(), measure=measure, model="f_quad").holds is None
 
 
@@ -641,10 +649,16 @@ def test_our_statements_about_momentum_fail_where_the_numbers_are_others(monkeyp
     assert inertial.ends_where_the_map_says(wrong).holds is False
     assert inertial.ends_where_the_map_says(found.assign(momentum=0.4)).holds is False
     assert inertial.ends_where_the_map_says(found[found["seed"] < 4]).holds is None
+    one = (found["key"] == found[found["model"] == "f_quad"]["key"].iloc[0]) & at_the_end
+    for factor in (1.01, np.nan):
+        one_wrong = found.assign(lambda_1=found["lambda_1"] * np.where(one, factor, 1.0))
+        assert inertial.ends_where_the_map_says(one_wrong).holds is False, "one run alone"
     frames = [found, papers.recorded(_results(), "momentum_00_one_example")]
     together = pd.concat(frames, ignore_index=True)
     assert inertial.follows_the_law(together, model="f").holds is True
     assert inertial.follows_the_law(found, model="f").holds is None, "one momentum"
+    lost = together.assign(regime=together["regime"].where(together["seed"] != 3, "divergent"))
+    assert "runs left out, as they diverge" in inertial.follows_the_law(lost, model="f").measured
     without = together.assign(lambda_1=together.groupby("key")["lambda_1"].transform("first"))
     assert inertial.follows_the_law(without, model="f").holds is False, "no fall"
     assert inertial.law_of_friction.__wrapped__().holds is True

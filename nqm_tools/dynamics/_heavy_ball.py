@@ -220,7 +220,8 @@ def multipliers_at_rest(v: float, momentum: float) -> np.ndarray:
 def isolated(momentum: float, beta: float) -> list[tuple[float, float, int, np.ndarray]]:
     """``(z, v, period, multipliers)`` of the places off the line ``z = 0`` that (X, Y) returns to up to a reflection.
 
-    Multipliers are of the four numbers, of a step followed by that reflection.
+    All are unstable. There are other orbits: for ``|beta| > 1 + mu`` one with two values of z, on ``Y = 0`` or
+    ``X = 0``, which attracts. Multipliers are of the four numbers, of a step followed by that reflection.
     """
     momentum, beta = check_fraction("momentum", momentum), check_number("beta", beta)
     found = []
@@ -235,7 +236,7 @@ def isolated(momentum: float, beta: float) -> list[tuple[float, float, int, np.n
     if beta:
         found.append((-beta, 0.0, 1, _multipliers(HeavyBall(0.0, 0.0, 0.0, 0.0), momentum, beta, np.eye(2))))
         return found
-    # (X, Y) -> (-Y, X) -> (-X, -Y): the residual changes its sign at every step, its square and the kernel stay.
+    # For beta = 0 alone, (X, Y) -> (-Y, X) -> (-X, -Y): the residual changes its sign at every step, its square and the kernel stay.
     z = (2 * (1 + momentum**2)) ** 0.5
     v = 4 * (1 + momentum**2) / (1 + momentum)
     x, y = (v / 2 + z) ** 0.5, (v / 2 - z) ** 0.5

@@ -86,9 +86,11 @@ def momentum_scaling(v0: Numbers, momentum: Numbers) -> Scaling:
 
     Notes
     -----
-    Derived (notebook 09) for y = 0, ``delta << 1`` and a start at ``z0 (1 + mu)/(1 - mu) << delta``; the rest is of
-    relative order delta. F and G (:func:`scaling_functions`) are of one orbit of two differential equations: F goes
-    from 1/2 (k large, as for gradient descent) to 2.9157 (k = 0), G from 1 to ``6.6549 k^(-4/3)``.
+    Derived (notebook 09) for y = 0, ``delta << 1``, ``delta G << 2 (1 + mu)`` and a start at
+    ``z0 (1 + mu)/(1 - mu) << delta``, in the limit delta -> 0 at fixed k. What is left is of relative order delta in
+    the peak and, observed, of order ``delta G`` in the fall: a fifth of the share ``delta G/(2 (1 + mu))``. F and G
+    (:func:`scaling_functions`) are of one orbit of two differential equations: F goes from 1/2 (k large, as for
+    gradient descent) to 2.9157 (k = 0), G from 1 to ``6.6549 k^(-4/3)``.
 
     Examples
     --------
@@ -137,7 +139,7 @@ def _interpolated(which):
 
 
 def first_divergence(momentum: float, z0: float = 1e-4, *, phases: int = 32, grid: float = 0.01) -> float:
-    """``eta_max lambda_0``: the smallest ``eta lambda_0`` on a grid at which a run from almost nothing diverges, y = 0.
+    """``eta_max lambda_0``: the smallest one above critical, on a grid, at which a run at y = 0 diverges.
 
     Parameters
     ----------
@@ -153,12 +155,18 @@ def first_divergence(momentum: float, z0: float = 1e-4, *, phases: int = 32, gri
     Returns
     -------
     float
-        The first such rate; the boundary is irregular, and beyond it some rates and phases converge again.
+        The first such rate above critical, up to 5; infinite where none of them diverges. The boundary is irregular,
+        and beyond it some rates and phases converge again.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a z0 that with a step's growth is above ``eta lambda_0/2`` at some rate, which no model has.
 
     Notes
     -----
-    Observed: it is between 3.9 and 4.3 for every momentum, while the critical rate goes from 2 to 4; so the window of
-    catapults, ``eta_max/eta_crit``, closes. For gradient descent it is 4 exactly.
+    Observed from small starts: between 3.9 and 4.3 for every momentum tried, 0 to 0.99, while the critical rate goes
+    from 2 to 4; so the window of catapults, ``eta_max/eta_crit``, closes. For gradient descent it is 4 exactly.
 
     Examples
     --------
@@ -169,9 +177,13 @@ def first_divergence(momentum: float, z0: float = 1e-4, *, phases: int = 32, gri
     phase = np.arange(check_whole("phases", phases)) / phases
     rates = np.arange(math.floor(2 * (1 + momentum) / grid) + 1, math.ceil(_TOP / grid) + 1) * grid
     v0 = rates[:, None]
-    z = z0 * np.abs(_growth(v0, momentum)) ** phase
+    growth = np.abs(_growth(v0, momentum)) ** phase
+    most = np.min(v0 / (2 * growth))
+    refuse(z0 > most, "z0", f"at most {most:.3g}, so that every start has eta lambda_0 >= 2 |z|", np.asarray(z0))
+    z = z0 * growth
     peak, _ = come_to_rest(_at_rest(z, v0 + 0 * z), np.full(z.shape, momentum), np.zeros(z.shape))
-    return float(rates[np.argmax(np.isinf(peak).any(axis=1))])
+    lost = np.isinf(peak).any(axis=1)
+    return float(rates[np.argmax(lost)]) if lost.any() else np.inf
 
 
 def by_phase(v0, momentum):

@@ -14,8 +14,9 @@ from nqm_tools.papers.zhu2024.theorems import coupling
 if TYPE_CHECKING:
     import pandas as pd
 
-# Recorded in single precision, which a catapult with momentum 0.8 amplifies.
-MAP_ERROR = 1e-3
+# Recorded in single precision, whose rounding a catapult with momentum 0.8 amplifies; with 0.9 it decides the end from
+# 5 % above critical on, so that nothing recorded there tells the map from another.
+MAP_ERROR = 2e-3
 LOWEST, HIGHEST = 3.9, 4.3
 # What the law says may be this share of the critical value at most, where it is compared; within this factor.
 IN_RANGE, WITHIN = 0.5, 2.0
@@ -29,8 +30,9 @@ def claims() -> list[Claim]:
             f"one example, momentum {float(mu[0] + '.' + mu[1:]):g}",
             f"momentum_{mu}_one_example",
             "heavy ball moves the quadratic model by the map of four numbers, to the end of a catapult",
-            f"{FEWEST_SEEDS} seeds or more: at each width and excess the median error of the recorded final kernel "
-            f"against the map from the run's own start is below {MAP_ERROR:g} (single precision)",
+            f"{FEWEST_SEEDS} seeds or more: in every run the error of the recorded final kernel against the map "
+            f"from the run's own start is below {MAP_ERROR:g} (single precision; with momentum 0.9 its rounding "
+            "decides the end above 2.5 %, so that is not asked)",
             ends_where_the_map_says,
             status="proved",
             where=("09", "dynamics.heavy_ball_step"),
@@ -52,7 +54,8 @@ def claims() -> list[Claim]:
             "momentum",
             "one example",
             "",
-            "the largest eta lambda_0 stays between 3.9 and 4.3 for every momentum, so the window of catapults closes",
+            "the largest eta lambda_0 from small starts stays between 3.9 and 4.3 for every momentum tried, 0 to 0.99, "
+            "so the window of catapults closes",
             "first divergence over 32 phases, starts of 1e-6 and 1e-3, momenta 0 to 0.99: no exception",
             window,
             status="observed",
@@ -80,19 +83,21 @@ def claims() -> list[Claim]:
 
 def ends_where_the_map_says(frame: pd.DataFrame) -> Finding:
     """The recorded final kernels of the quadratic model against the map; label 0, so the sign of g does not matter."""
-    frame = frame[(frame["model"] == "f_quad") & (frame["regime"] != "divergent")]
+    frame = frame[frame["model"] == "f_quad"]
     groups = frame.groupby("key")
-    runs, last = groups.first(), groups["lambda_1"].last()
+    # `last` of a group would pass over NaN.
+    runs, last = groups.first(), groups["lambda_1"].agg(lambda values: values.iloc[-1])
     if runs["seed"].nunique() < FEWEST_SEEDS:
         return unknown(f"{runs['seed'].nunique()} seeds are recorded, {FEWEST_SEEDS} are needed")
     rate, momentum = runs["learning_rate"].to_numpy(), runs["momentum"].to_numpy()
     u0 = 2 * coupling(runs) * rate**2 * runs["train_loss"].to_numpy()
     end = dynamics.final_v(rate * runs["lambda_1"].to_numpy(), u0, momentum=momentum)
-    errors = (rate * last / end - 1).abs().groupby([runs["width"], runs["learning_rate_ratio"]]).median()
+    # A run, or its map, without an end makes this NaN, which is below nothing.
+    largest = np.max(np.abs(rate * last.to_numpy() / end - 1))
     return Finding(
-        f"median error up to {errors.max():.1g} ({runs['seed'].nunique()} seeds, widths "
+        f"error up to {largest:.2g} ({runs['seed'].nunique()} seeds, widths "
         f"{', '.join(str(width) for width in sorted(runs['width'].unique()))})",
-        bool(errors.max() < MAP_ERROR),
+        bool(largest < MAP_ERROR),
     )
 
 
@@ -128,7 +133,6 @@ def window() -> Finding:
 def follows_the_law(frame: pd.DataFrame, *, model: str) -> Finding:
     """Measured fall over the law's, for each momentum and excess where the law is in its range."""
     frame = frame[(frame["model"] == model) & (frame["width"] == frame["width"].max())]
-    frame = frame[frame["regime"] != "divergent"]
     groups = frame.groupby("key")
     runs, last = groups.first(), groups["lambda_1"].last()
     critical, v0 = 2 * (1 + runs["momentum"]), 2 * runs["learning_rate_ratio"]
@@ -136,6 +140,8 @@ def follows_the_law(frame: pd.DataFrame, *, model: str) -> Finding:
     runs = runs[v0 > critical * (1 + 1e-6)]
     law = runs["critical"] - dynamics.momentum_scaling(runs["v0"].to_numpy(), runs["momentum"].to_numpy()).final_v
     runs = runs.assign(ratio=runs["measured"] / law)[law <= IN_RANGE * runs["critical"]]  # NaN is beyond
+    diverged = int(np.sum(runs["regime"] == "divergent"))
+    runs = runs[runs["regime"] != "divergent"]
     found = {
         place: rows["ratio"].to_numpy()
         for place, rows in runs.groupby(["momentum", "learning_rate_ratio"])
@@ -147,6 +153,6 @@ def follows_the_law(frame: pd.DataFrame, *, model: str) -> Finding:
     means = [interval.mean for interval in intervals]
     return Finding(
         f"measured/law from {min(means):.2f} to {max(means):.2f} on average over seeds, at {len(found)} pairs of "
-        "momentum and excess",
+        f"momentum and excess{f'; {diverged} runs left out, as they diverge' if diverged else ''}",
         all(i.low >= 1 / WITHIN and i.high <= WITHIN for i in intervals),
     )
