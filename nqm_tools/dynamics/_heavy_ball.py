@@ -236,7 +236,8 @@ def isolated(momentum: float, beta: float) -> list[tuple[float, float, int, np.n
     if beta:
         found.append((-beta, 0.0, 1, _multipliers(HeavyBall(0.0, 0.0, 0.0, 0.0), momentum, beta, np.eye(2))))
         return found
-    # For beta = 0 alone, (X, Y) -> (-Y, X) -> (-X, -Y): the residual changes its sign at every step, its square and the kernel stay.
+    # For beta = 0 alone, (X, Y) -> (-Y, X) -> (-X, -Y): the residual changes its sign at every step; its square and the
+    # kernel stay.
     z = (2 * (1 + momentum**2)) ** 0.5
     v = 4 * (1 + momentum**2) / (1 + momentum)
     x, y = (v / 2 + z) ** 0.5, (v / 2 - z) ** 0.5
