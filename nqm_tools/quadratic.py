@@ -386,7 +386,9 @@ class RandomRegression(NamedTuple):
 
 
 def random_regression(n: int, p: int, gamma: float, *, seed: int = 0) -> RandomRegression:
-    """A quadratic model drawn at random, of Agarwala, Pedregosa and Pennington (2022): no network, many directions.
+    """A quadratic model drawn at random: no network, many directions.
+
+    After Agarwala, Pedregosa and Pennington (2023); what is drawn, and with which variances, is ours.
 
     Parameters
     ----------

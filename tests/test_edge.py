@@ -260,6 +260,48 @@ def test_the_network_itself_sits_on_the_balanced_line(x64, beta):
             assert rate * np.mean(run.records["sharpness"][last]) == pytest.approx(2.05, rel=1e-4)
 
 
+@pytest.mark.parametrize("s", [0.3, 2.2, 2.6, 3.1])
+def test_a_step_from_balanced_weights_multiplies_open_units_and_so_closes_all_gates_or_none(s):
+    """Gradient descent on a ReLU network, written out: below s = 1 + beta no gate flips, above every one closes."""
+    width, beta, y, rng = 20, 1.5, 4.0, np.random.default_rng(0)
+    x = rng.standard_normal(5)
+    U = rng.standard_normal((width, 5))
+    h = U @ x / 5**0.5
+    # Balanced: |x|/sqrt(d) v = h on the open gates, of which s = c^(1/2) eta f fixes the size.
+    c = x @ x / (width * 5)
+    rate = beta / (c**0.5 * y)
+    opened = h > 0
+    target_output = s / (c**0.5 * rate)
+    size = (target_output * np.sqrt(x @ x / 5) * width**0.5 / np.sum(h[opened] ** 2)) ** 0.5
+    U, h = size * U, size * h
+    v = np.where(opened, h / np.sqrt(x @ x / 5), rng.standard_normal(width))
+    f = v @ np.maximum(h, 0) / width**0.5
+    assert f == pytest.approx(target_output)
+    move = rate * (f - y) / width**0.5
+    U, v = U - move * np.outer(v * opened, x) / 5**0.5, v - move * np.maximum(h, 0)
+    after = U @ x / 5**0.5
+    np.testing.assert_allclose(after[opened], (1 + beta - s) * h[opened], **EXACT)
+    np.testing.assert_allclose(v[opened], (1 + beta - s) * h[opened] / np.sqrt(x @ x / 5), **EXACT)
+    np.testing.assert_allclose(after[~opened], h[~opened], **EXACT)
+    assert np.array_equal(after > 0, opened) == (s < 1 + beta)
+    assert np.any(after > 0) == (s < 1 + beta)
+
+
+def test_the_largest_s_of_balanced_weights_is_where_gates_close_from_sqrt_27_over_2_less_1_on():
+    limit = 27**0.5 / 2 - 1
+    for beta in (limit - 0.02, limit + 0.02):
+        top = dynamics.attractor(beta, states=20_000).max()
+        assert top == pytest.approx(4 * (1 + beta) ** 3 / 27, rel=1e-4)
+        assert (top > 1 + beta) == (beta > limit)
+
+
+def test_at_two_the_exponent_across_is_zero():
+    """s = 2 + 2 cos a, with a uniform: the mean of 2 ln|s - 1| = 2 ln|1 + 2 cos a| over a circle."""
+    angles = (np.arange(100_000) + 0.5) * np.pi / 100_000
+    assert 2 * np.mean(np.log(np.abs(1 + 2 * np.cos(angles)))) == pytest.approx(0, abs=1e-4)
+    assert dynamics.lyapunov_exponent(2.0).across == pytest.approx(0, abs=0.02)
+
+
 def test_the_kernel_at_the_end_of_gradient_flow():
     f, kernel, c, y = 0.3, 1.4, 0.2, 1.1
     state, rate = OneExample(f, kernel), 1e-3

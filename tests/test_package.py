@@ -220,6 +220,31 @@ def test_notebooks_can_be_projected(path):
     assert path.stat().st_size < 3e6
 
 
+FORMULA = re.compile(r"\$\$.*?\$\$|\$(?:[^$\\]|\\.)+?\$", re.DOTALL)
+
+
+def cut_formulas(source):
+    """Formulas with a line that Markdown takes for the item of a list: the formula ends there, and is printed raw.
+
+    Displayed ones that open a line are blocks of their own, which nothing cuts.
+    """
+    code, displayed = r"^```.*?^```|`[^`\n]*`", r"^[ \t]*\$\$.*?\$\$"
+    source = re.sub(f"{code}|{displayed}", "", source, flags=re.DOTALL | re.MULTILINE)
+    return [found[0] for found in FORMULA.finditer(source) if re.search(r"\n\s*[-+*] ", found[0])]
+
+
+def test_a_formula_that_a_list_would_cut_is_found():
+    assert cut_formulas("Let $H = q q^T\n+ r H$ be") == ["$H = q q^T\n+ r H$"]
+    assert cut_formulas("it is $$a\n- b$$") == ["$$a\n- b$$"]
+    assert cut_formulas("It is\n\n$$a\n- b$$\n\nand $a\n* b$") == ["$a\n* b$"]
+    assert cut_formulas("Let $a$ be:\n\n- one $b$\n- two, and `$HOME`\n- $c\n-d$") == []
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_no_formula_has_a_line_that_opens_like_a_list(path):
+    assert [cut for kind, _, source in cells_of(path) if kind == "markdown" for cut in cut_formulas(source)] == []
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebooks_say_for_whom_they_are_and_what_can_be_left_out(path):
     cells = cells_of(path)

@@ -677,7 +677,7 @@ def edge_runs(changes=None, model="f_quad", seeds=6, width=64, label=8.0):
     for seed in range(seeds):
         c = (single_example(9, seed=seed).x_train ** 2).sum() / (9 * width)
         # The last one is beyond |beta| = 2.
-        for beta in (0.6, 0.9, 1.1, 1.2, 1.26, 1.35, 2.2):
+        for beta in (0.6, 0.9, 1.1, 1.2, 1.26, 1.35, 1.7, 2.2):
             rate = beta / (c**0.5 * label)
             z, v, rows = -0.97 * beta, 1.0, []
             for _ in range(1200):
@@ -754,19 +754,41 @@ def test_wrong_runs_at_the_edge_turn_the_verdict(rule, wrong):
     assert EDGE_RULES[rule](edge_runs(wrong)).holds is False
 
 
+def dying_from(lowest):
+    def dying(u, v, beta):
+        return (np.full(200, u[0]), v[0] * (np.arange(200) == 0)) if beta > lowest else (u, v)
+
+    return dying
+
+
+def test_a_dead_network_is_not_at_the_edge():
+    right, early = edge_runs(dying_from(1.6), "f"), edge_runs(dying_from(1.3), "f")
+    found = kalra.critical_rate("f")(right)
+    assert found == ("12 of 12 runs below vanish; 24 of 24 above stay; 6 of 6 beyond sqrt(27)/2 - 1 end dead", True)
+    assert kalra.is_balanced("f")(right).holds is True
+    assert kalra.critical_rate("f")(early).holds is False
+    assert kalra.critical_rate("f_quad")(edge_runs(dying_from(1.6))).holds is False
+
+
+@pytest.mark.usefixtures("_fresh")
+def test_gates_close_where_they_do_and_nowhere_else(monkeypatch):
+    monkeypatch.setattr(our_edge, "GATE_BETAS", (1.4, 1.55, 1.65, 1.8))
+    monkeypatch.setattr(our_edge, "GATE_STEPS", 1500)
+    for limit, holds in ((kalra.GATES_CLOSE, True), (1.5, False), (1.7, False)):
+        our_edge.gates_close.cache_clear()
+        monkeypatch.setattr(kalra, "GATES_CLOSE", limit)
+        assert our_edge.gates_close().holds is holds
+
+
 def test_a_network_that_diverges_with_its_quadratic_model_does_not_survive():
-    assert our_edge.network_survives(edge_runs(tame_beyond_two, "f")).holds is True
+    assert our_edge.network_survives(edge_runs(tame_beyond_two, "f")).holds is False
     assert our_edge.network_survives(edge_runs(model="f")).holds is False
     assert our_edge.network_survives(edge_runs(model="f_quad")).holds is None
-
-    def dying(u, v, beta):
-        return (np.full(200, u[0]), v[0] * (np.arange(200) == 0)) if beta > 2 else (u, v)
-
-    found = our_edge.network_survives(edge_runs(dying, "f"))
-    assert found == ("0 of 6 runs diverge; 6 end with kernel 0, all gates closed", True)
+    found = our_edge.network_survives(edge_runs(dying_from(2), "f"))
+    assert found == ("0 of 6 runs diverge; 6 end with kernel 0, all gates closed, 0 alive", True)
 
 
-def chebyshev_runs(sharpness=2.0, losses=(1e-3, 1e-2), regime="catapult", seeds=6):
+def chebyshev_runs(sharpness=2.0, losses=(1e-3, 1e-2), regime="catapult", seeds=6, width=30):
     """The network and its quadratic model, their sharpness times the rate and their last losses."""
     frames = []
     for model, loss in zip(("f", "f_quad"), losses, strict=True):
@@ -775,7 +797,7 @@ def chebyshev_runs(sharpness=2.0, losses=(1e-3, 1e-2), regime="catapult", seeds=
                 step = np.arange(0, 1001, 100)
                 noise = 0.01 * np.cos(np.arange(len(step)) + seed)
                 v = (sharpness if ratio > 0.6 else 1.2) + noise
-                settings = dict(learning_rate=0.5, width=30, steps=1000)
+                settings = dict(learning_rate=0.5, width=width, steps=1000)
                 values = {"train_loss": loss * (1 + 0.1 * seed) + noise * loss, "sharpness": v / 0.5}
                 frames.append(curves(values, model, ratio, seed, regime, **settings).assign(step=step))
     return pd.concat(frames, ignore_index=True)
@@ -795,6 +817,14 @@ def test_many_directions_are_at_the_edge_if_every_run_averages_to_two():
         at = (once["seed"] == 3) & (once["learning_rate_ratio"] == 0.9)
         once.loc[at, "sharpness"] = 3.0
         assert rule(once).holds is False
+        assert rule(pd.concat([right, chebyshev_runs(1.9, width=400)], ignore_index=True)).holds is False
+        slow = right.copy()
+        slow.loc[slow["learning_rate_ratio"] == 0.7, "sharpness"] = 3.6
+        assert rule(slow).holds is True, "reported, not judged"
+        assert rule(slow).measured.endswith("At 0.7, width 30: 0 of 6 (1.80 to 1.80)")
+    for wide, holds in ((5e-3, True), (2e-2, False), (1e-3, False)):
+        wide = chebyshev_runs(losses=(1e-3, wide), width=400)
+        assert our_edge.loss_at_the_edge(pd.concat([right, wide], ignore_index=True)).holds is holds
     assert our_edge.loss_at_the_edge(right).holds is True
     assert our_edge.loss_at_the_edge(chebyshev_runs(losses=(1e-2, 1e-2))).holds is False
     assert our_edge.loss_at_the_edge(chebyshev_runs(losses=(1e-2, 1e-3))).holds is False
@@ -807,7 +837,7 @@ def test_many_directions_are_at_the_edge_if_every_run_averages_to_two():
 def _fresh():
     """What is computed on the spot is kept: not across a test that makes it wrong."""
     rules = (sharpening.ends, sharpening.random_runs, sharpening.first_step, our_edge.second_term, our_edge.end_law)
-    rules += (our_edge.norm_law, kalra.route_to_chaos, kalra.parameterization, kalra.mechanism)
+    rules += (our_edge.norm_law, our_edge.gates_close, kalra.route_to_chaos, kalra.parameterization, kalra.mechanism)
     for rule in rules:
         rule.cache_clear()
     yield
@@ -859,8 +889,17 @@ def test_wrong_maps_turn_the_route_to_chaos_and_the_mechanism(monkeypatch):
 
 @pytest.mark.usefixtures("_fresh")
 def test_random_models_that_do_not_sharpen_or_diverge_turn_the_verdict(monkeypatch):
-    monkeypatch.setattr(sharpening, "DRAWS", 5)
-    for gamma, holds in ((0.2, True), (0.01, False), (1.0, False)):
+    monkeypatch.setattr(sharpening, "DRAWS", 8)
+    # The last two: nothing stops before the edge, nothing diverges.
+    for gamma, less, more, holds in (
+        (0.2, 0.1, 0.5, True),
+        (0.01, 0.1, 0.5, False),
+        (1.0, 0.1, 0.5, False),
+        (0.2, 0.2, 0.5, False),
+        (0.2, 0.1, 0.2, False),
+    ):
+        monkeypatch.setattr(sharpening, "LESS", less)
+        monkeypatch.setattr(sharpening, "MORE", more)
         sharpening.random_runs.cache_clear()
         monkeypatch.setattr(sharpening.random_runs.__wrapped__, "__defaults__", (gamma,))
         assert sharpening.random_models_sharpen().holds is holds

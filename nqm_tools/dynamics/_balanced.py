@@ -37,7 +37,9 @@ def balanced_step(s: Numbers, beta: Numbers) -> Numbers:
     Notes
     -----
     ``Q' = (1 + z)^2 Q`` (:func:`triangle`), so Q = 0 stays; with ``s = a^2`` it is the cubic map
-    ``a' = (1 + beta) a - a^3``. Its fixed point ``s = beta`` has zero loss and the multiplier ``1 - 2 beta``.
+    ``a' = (1 + beta) a - a^3``. A step multiplies the weights by ``1 + beta - s``, a ReLU network's open units too: its
+    gates stay open as long as ``s < 1 + beta``: for ever up to ``beta = sqrt(27)/2 - 1``; beyond it, orbits come to an
+    s from which one step closes all. The fixed point ``s = beta`` has zero loss and the multiplier ``1 - 2 beta``.
 
     >>> balanced_step(1.5, 1.5)  # zero loss
     1.5
@@ -224,7 +226,8 @@ def lyapunov_exponent(beta: Numbers, *, steps: int = 100_000) -> Lyapunov:
     Returns
     -------
     Lyapunov
-        ``along`` is positive for chaos (ln 3 at beta = 2); ``across`` is negative where the weights become balanced.
+        ``along`` is positive for chaos (ln 3 at beta = 2); ``across`` is negative where the weights become balanced:
+        observed for every beta between 1 and 2. At 2 it is exactly 0.
 
     Notes
     -----

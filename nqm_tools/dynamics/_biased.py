@@ -96,8 +96,8 @@ def norm_change(
     Notes
     -----
     ``-2 k eta r.f + eta^2 r^T K r``, exact, by Euler's theorem ``w.grad f = k f``. For targets 0 the norm falls if and
-    only if ``eta r^T K r/|r|^2 < 2 k``. Meltzer, Chen and Liu (2023) have it for degree 2. Not for the expansions
-    ``f_lin`` and ``f_quad`` of other networks, which are not homogeneous.
+    only if ``eta r^T K r/|r|^2 < 2 k``. Not for the expansions ``f_lin`` and ``f_quad`` of other networks, which
+    are not homogeneous.
 
     >>> import numpy as np
     >>> float(norm_change(np.ones(2), np.ones(2), np.eye(2), 0.5))

@@ -105,10 +105,11 @@ def predict_regime(u: Numbers, v: Numbers, w: Numbers = 0.0) -> str | np.ndarray
     -------
     str or numpy.ndarray of str
         ``"divergent"`` if ``4 - v + w < 0`` or ``|beta| > 2`` (``w^2 > 4 u``); otherwise ``"edge of stability"`` if
-        ``1 < |beta| < 2`` (no equilibrium is stable, and the run stays bounded: the kernel hovers about ``2/eta``, see
-        :func:`two_cycle`), ``"catapult"`` if the first step raises the loss, ``|1 - v + u + w| > 1``, else
-        ``"monotone"``. ``"undecided"`` at ``|beta| = 1``, at 2, and where ``4 - v + w = 0`` (bounded, but nothing comes
-        to rest). A run that starts with residual zero stays there: ``"monotone"``.
+        ``1 < |beta| < 2`` (no equilibrium is stable, and the run stays bounded: on the 2-cycle, stable up to
+        ``|beta| = sqrt(5) - 1``, the mean of ``eta lambda`` is ``1 + |beta|``, see :func:`two_cycle`),
+        ``"catapult"`` if the first step raises the loss, ``|1 - v + u + w| > 1``, else ``"monotone"``. ``"undecided"``
+        at ``|beta| = 1``, at 2, and where ``4 - v + w = 0`` (bounded, but nothing comes to rest). A run that starts
+        with residual zero stays there: ``"monotone"``.
 
     Raises
     ------

@@ -40,8 +40,9 @@ def two_eigenvalue_step(state: TwoEigenvalues, epsilon: Numbers, target: Numbers
     Notes
     -----
     With ``T_k = eta w^T H^(k+2) w`` a step is ``z' = z - z T + z^2 T_1/2``, ``T' = T - 2 z T_1 + z^2 T_2``; two
-    eigenvalues close it: ``T_1 = (1 - epsilon) T + 2 epsilon (z + E)``, ``T_2 = (1 - epsilon) T_1 + epsilon T``. The
-    model is that of Agarwala, Pedregosa and Pennington (2022). Exact.
+    eigenvalues close it: ``T_1 = (1 - epsilon) T + 2 epsilon (z + E)``, ``T_2 = (1 - epsilon) T_1 + epsilon T``. A
+    quadratic objective in two directions, after Agarwala, Pedregosa and Pennington (2023); eigenvalues and units are
+    ours. Exact.
 
     >>> two_eigenvalue_step(TwoEigenvalues(0.5, 2.0), epsilon=1.0)
     TwoEigenvalues(z=-0.375, kernel=1.5)
@@ -74,7 +75,7 @@ def two_eigenvalue_edge(epsilon: Numbers, target: Numbers = 0.0) -> Answer:
     Notes
     -----
     Derived: it is :func:`two_eigenvalue_curve` at ``z = 0``, to second order in epsilon. Runs reach that curve if they
-    come to it from far enough above 2; others end lower.
+    come to it from far enough above 2; others end nearer to 2, or lower (:func:`two_eigenvalue_end`).
 
     >>> round(two_eigenvalue_edge(0.02), 5)
     1.98966

@@ -17,6 +17,8 @@ STARTS, SEEDS = 600, 5
 # The random models: examples, parameters, gamma, where eta lambda starts, steps, draws.
 EXAMPLES, PARAMETERS, GAMMA, FIRST_V, STEPS, DRAWS = 30, 60, 0.2, 1.0, 1500, 10
 AT_THE_EDGE = 1.8
+# Sizes of the quadratic term with which they stop before the edge, and with which some diverge.
+LESS, MORE = 0.1, 0.3
 
 
 @functools.cache
@@ -72,16 +74,22 @@ def random_runs(gamma: float = GAMMA) -> tuple[Float[np.ndarray, " draws"], Floa
 
 
 def random_models_sharpen() -> Finding:
-    """Whether the kernel of random quadratic models rises from ``eta lambda = 1`` towards 2, and stays about there."""
+    """Whether the kernel of random quadratic models rises from ``eta lambda = 1`` towards 2, and stays about there.
+
+    With a smaller quadratic term it is to stop before, with a larger one some models are to diverge.
+    """
     highest, last = random_runs()
     if not np.isfinite(last).all():
         return Finding(f"{np.sum(~np.isfinite(last))} of {DRAWS} draws diverge", False)
     near = int(np.sum(last > AT_THE_EDGE))
+    below, beyond = random_runs(LESS)[1], random_runs(MORE)[1]
+    diverged = int(np.sum(~np.isfinite(beyond)))
     interval = Interval.of(last)
     return Finding(
         f"from {FIRST_V:g} to {estimate(last, '{:.2f}', of='draws')}, at most {last.max():.2f}; {near} of {DRAWS} end "
-        f"above {AT_THE_EDGE:g}; highest on the way {highest.max():.2f}",
-        bool(interval.low > 1.5 and last.max() < 2.1),
+        f"above {AT_THE_EDGE:g}; highest on the way {highest.max():.2f}; with gamma = {LESS:g} they end at "
+        f"{below.min():.2f} to {below.max():.2f}, with {MORE:g} {diverged} of {DRAWS} diverge",
+        bool(interval.low > AT_THE_EDGE and last.max() < 2.1 and below.max() < AT_THE_EDGE and diverged > 0),
     )
 
 

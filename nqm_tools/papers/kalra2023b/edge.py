@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 # Within so much of |beta| = 1, or of a doubling, all is slow: runs of finitely many steps are not judged there.
 MARGIN = 0.02
 LAST = 64
+# Where the largest s of balanced weights, 4 (1 + beta)^3/27, is 1 + beta: beyond, one step closes a network's gates.
+GATES_CLOSE = 27**0.5 / 2 - 1
 VANISHED, BALANCED = 1e-6, 1e-3
 # Between sqrt(5) - 1 and the next doubling, at 1.288, the period is 4; this is where it is judged.
 PERIOD_FOUR = dynamics.PERIOD_FOUR + 0.01, 1.285
@@ -53,24 +55,39 @@ def vanishes(state: State) -> bool:
     return bool(np.all(state.u[-LAST:] < VANISHED * state.u[0]))
 
 
+def dead(state: State) -> bool:
+    """Whether the kernel has gone: all gates are closed, and nothing moves any more."""
+    return bool(np.all(state.v[-LAST:] < 1e-6))
+
+
 def sustained(state: State) -> bool:
-    """Whether the run is bounded and its loss, at the end, of the order of the first."""
-    end = state.u[-LAST:]
-    return bool(np.isfinite(state.u).all() and np.isfinite(state.v).all() and end.max() > 1e-4 * state.u[0])
+    """Whether the run is bounded, not dead, and its loss, at the end, more than 1e-4 of the first."""
+    bounded = np.isfinite(state.u).all() and np.isfinite(state.v).all()
+    return bool(bounded and not dead(state) and state.u[-LAST:].max() > 1e-4 * state.u[0])
+
+
+def highest_beta(model: str) -> float:
+    """Up to where a model can be at the edge: a network until its gates close, its quadratic model up to 2."""
+    return GATES_CLOSE if model == "f" else 2.0
 
 
 def critical_rate(model: str) -> Check:
-    """Whether the loss vanishes below ``|beta| = 1``, and neither vanishes nor diverges above it (``D_0 >= 0``)."""
+    """Whether the loss vanishes below ``|beta| = 1``, and neither vanishes nor diverges above it (``D_0 >= 0``).
+
+    Of the network up to where its gates close; how many runs beyond end dead is counted beside it.
+    """
 
     def check(frame):
         runs = [s for s in states(frame, model) if s.foretold != "divergent"] if len(frame) else []
         below = [s for s in runs if s.beta < 1 - MARGIN]
-        above = [s for s in runs if s.beta > 1 + MARGIN]
+        above = [s for s in runs if 1 + MARGIN < s.beta < highest_beta(model)]
+        beyond = [s for s in runs if s.beta > highest_beta(model)]
         if min(len({s.seed for s in part}) for part in (below, above)) < FEWEST_SEEDS:
             return unknown(f"fewer than {FEWEST_SEEDS} seeds are recorded on a side of it")
         gone, stay = sum(map(vanishes, below)), sum(map(sustained, above))
         return Finding(
-            f"{gone} of {len(below)} runs below vanish; {stay} of {len(above)} above stay",
+            f"{gone} of {len(below)} runs below vanish; {stay} of {len(above)} above stay"
+            + (f"; {sum(map(dead, beyond))} of {len(beyond)} beyond sqrt(27)/2 - 1 end dead" if beyond else ""),
             gone == len(below) and stay == len(above),
         )
 
@@ -89,7 +106,7 @@ def is_balanced(model: str) -> Check:
     """Whether runs at the edge end where the two layers are balanced: ``z = v/2 - beta``."""
 
     def check(frame):
-        runs = at_the_edge(frame, model)
+        runs = at_the_edge(frame, model, high=highest_beta(model))
         if len({s.seed for s in runs}) < FEWEST_SEEDS:
             return unknown(f"fewer than {FEWEST_SEEDS} seeds are at the edge")
         off = [np.abs(s.u[-LAST:] ** 0.5 - np.abs(s.v[-LAST:] / 2 - s.beta)).max() for s in runs]
@@ -154,8 +171,8 @@ def route_to_chaos() -> Finding:
 def parameterization() -> Finding:
     """The share of draws that can sit at the edge, of ``f = v^T U x/sqrt(n_eff)``, ``n_eff = n^(1 - p)``, y = 1.
 
-    Width 512, weights of variance ``n_eff/n``, so that the kernel is about 2 for every p: the neural tangent
-    parameterization at p = 0, one whose features move as fast as its outputs at p = 1.
+    The family is ours. Width 512, weights of variance ``n_eff/n``, so that the kernel is about 2 for every p: the
+    neural tangent parameterization at p = 0, one whose features move as fast as its outputs at p = 1.
     """
     width, y, beta = 512, 1.0, 1 + MARGIN
     rng = np.random.default_rng(0)
