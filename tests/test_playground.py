@@ -14,7 +14,7 @@ import pytest
 
 import nqm_tools as nqm
 from nqm_tools import dynamics
-from nqm_tools.dynamics import Dimensionless, Signed
+from nqm_tools.dynamics import Dimensionless, HeavyBall, Signed
 
 playwright = pytest.importorskip("playwright.sync_api", reason="no browser to drive: make browser")
 
@@ -190,6 +190,156 @@ def test_regimes_and_laws_are_those_of_the_package(visit):
         assert (interval and tuple(interval)) == dynamics.stable_interval(beta)
 
 
+def heavy_balls(count, seed):
+    """(state, momentum, beta) with a velocity, as lists of floats."""
+    rng = np.random.default_rng(seed)
+    return [(rng.uniform(-1.5, 1.5, 4).tolist(), rng.uniform(0, 0.95), rng.uniform(-1.2, 1.2)) for _ in range(count)]
+
+
+def test_one_step_with_momentum_is_that_of_the_package(visit):
+    page, states = visit(), heavy_balls(200, seed=5)
+    script = """all => all.map(([[x, x_before, y, y_before], momentum, beta]) => {
+        const after = dynamics.heavy_ball_step({x, x_before, y, y_before}, momentum, beta);
+        const {z, v} = dynamics.heavy_ball_observables(after, beta);
+        return [after.x, after.x_before, after.y, after.y_before, z, v]; })"""
+    expected = []
+    for state, momentum, beta in states:
+        after = dynamics.heavy_ball_step(HeavyBall(*state), momentum, beta)
+        expected.append((*after, *dynamics.heavy_ball_observables(after, beta)))
+    close(page.evaluate(script, states), expected, 1e-12, floor=1e-200)
+
+    problems = [(z + beta, v, 1.0, 1.0) for v, z, beta in starts(50, seed=6)]
+    begun = page.evaluate("all => all.map((each) => Object.values(dynamics.heavy_ball_state(...each)))", problems)
+    close(begun, [dynamics.heavy_ball_state(*each) for each in problems], 1e-12, floor=1e-200)
+    refused = "(() => { try { dynamics.heavy_ball_state(1.1, 2, 1, 1); } catch (error) { return error.message; } })()"
+    assert page.evaluate(refused) == "kernel must be at least 2 sqrt(c) |prediction|"
+
+
+def test_paths_with_momentum_are_those_of_the_package(visit):
+    page, rng = visit(), np.random.default_rng(7)
+    for _ in range(20):
+        v0, loss, width = rng.uniform(0.1, 2.7), 10 ** rng.uniform(-3, 0.5), int(10 ** rng.uniform(3, 5))
+        beta, momentum = rng.uniform(-0.02, 0.02), rng.uniform(0.05, 0.6)
+        go(page, f"v0={v0!r}&loss={loss!r}&width={width}&beta={beta!r}&momentum={momentum!r}&steps=100")
+        run = page.evaluate("playground.run()")
+        c, r = 1 / width, (2 * loss) ** 0.5
+        y = beta / (c**0.5 * v0)
+        state, path = dynamics.heavy_ball_state(r + y, 1.0, v0, c), []
+        for _ in range(101):
+            z, v = dynamics.heavy_ball_observables(state, beta)
+            path.append((float(dynamics.loss_from_u(z * z, v0, c)), v))
+            state = dynamics.heavy_ball_step(state, momentum, beta)
+        assert len(run["rows"]) == 101
+        close([(row["loss"], row["v"]) for row in run["rows"]], path, 1e-9)
+        u, v, w = dynamics.dimensionless(r + y, 1.0, v0, c, y)
+        peak = dynamics.loss_from_u(dynamics.peak_u(v, u, w, momentum=momentum), v0, c)
+        close((run["peak"], run["end"]), (peak, dynamics.final_v(v, u, w, momentum=momentum)), 1e-9)
+
+    states = [(*start, rng.uniform(0, 0.6)) for start in starts(60, seed=8, top=2.7, largest_beta=0.5)]
+    script = """all => all.map(([v, z, beta, momentum]) => dynamics.iterate(
+        (state) => dynamics.heavy_ball_step(state, momentum, beta), dynamics.from_rest({z, v}, beta), 100
+    ).map(({x, y}) => [x, y]))"""
+    for (v, z, beta, momentum), path in zip(states, page.evaluate(script, states), strict=True):
+        state, expected = dynamics.heavy_ball_state(z + beta, v, 1.0, 1.0), []
+        for _ in range(101):
+            expected.append((state.x, state.y))
+            state = dynamics.heavy_ball_step(state, momentum, beta)
+        close(path, expected, 1e-12)
+
+
+def test_regimes_with_momentum_are_those_of_the_map_iterated(visit):
+    page, rng = visit(), np.random.default_rng(9)
+    states = [(z * z, v, beta * z, rng.uniform(0.05, 0.9)) for v, z, beta in starts(150, seed=9, largest_beta=0.9)]
+    u, v, w, momentum = np.transpose(states)
+    peaks, ends = (law(v, u, w, momentum=momentum) for law in (dynamics.peak_u, dynamics.final_v))
+    # Where a hair's breadth of the start decides, rounding does.
+    hair = 1 + 1e-8
+    again = dynamics.final_v(v * hair, u, w, momentum=momentum)
+    sure = np.isclose(ends, again, rtol=1e-4, equal_nan=True)
+    assert sure.sum() > 100
+    found = page.evaluate("all => all.map((state) => dynamics.end_of_run(...state))", states)
+    found = np.array([(end["peak"], end["end"]) for end in found])
+    lost = np.isinf(peaks)
+    assert np.isinf(found[sure, 0]).tolist() == lost[sure].tolist()
+    close(found[sure & ~lost], np.transpose([peaks, ends])[sure & ~lost], 1e-5)
+    assert 20 < (sure & lost).sum() < sure.sum() - 50
+
+
+@pytest.mark.parametrize(
+    ("v0", "momentum", "beta", "loss", "regime", "words"),
+    [
+        (2.5, 0.5, 0.0, 0.01, "monotone", "starts below critical"),
+        (2.99, 0.5, 0.0, 0.01, "monotone", "by inertia only: no catapult"),
+        (3.2, 0.5, 0.0, 0.01, "catapult", "Catapult (it starts above critical, 2(1 + μ) = 3)"),
+        (3.2, 0.7, 0.3, 0.01, "monotone", "2(1 + μ) = 3.4"),
+        (4.9, 0.3, 0.0, 0.01, "divergent", "Divergent"),
+        (2.0, 0.1, 1.15, 1.0, "impossible", "No network starts here"),
+        (3.0, 0.1, 1.15, 0.01, "undecided", "neither come to rest nor diverged"),
+    ],
+)
+def test_the_page_says_of_momentum_what_forecast_says(visit, v0, momentum, beta, loss, regime, words):
+    page = visit(f"#v0={v0}&momentum={momentum}&beta={beta}&loss={loss}")
+    run, c = page.evaluate("playground.run()"), 1e-4
+    y = beta / (c**0.5 * v0)
+    arguments = (2 * loss) ** 0.5 + y, 1.0, v0, c, y
+    assert run["regime"] == regime
+    assert words in page.text_content("#one-status")
+    assert page.is_visible("#inertia")
+    if regime == "impossible":
+        with pytest.raises(ValueError, match="every quadratic model"):
+            dynamics.forecast(*arguments, momentum=momentum)
+    else:
+        assert dynamics.forecast(*arguments, momentum=momentum).regime == regime
+    # Critical and stable points are those with momentum; the certificate is not.
+    assert run["critical"] == 2 * (1 + momentum)
+    assert page.locator("#one-plane .certificate").count() == 0
+    interval = page.evaluate("([beta, momentum]) => dynamics.stable_interval(beta, momentum)", [beta, momentum])
+    assert (interval and tuple(interval)) == dynamics.stable_interval(beta, momentum)
+    assert page.locator("#one-plane .stable").count() == (interval is not None)
+
+
+def test_laws_with_momentum_are_those_of_the_package(visit):
+    page, places = visit(), [(3.5, 0.7), (3.3, 0.5), (2.5, 0.5), (3.9, 0.9), (2.5, 0.2)]
+    for name in ("peak_u", "final_v"):
+        script = f"all => all.map(([v0, momentum]) => dynamics.{name}(v0, undefined, 0, {{band: true, momentum}}))"
+        expected = [getattr(dynamics, name)(v0, band=True, momentum=momentum) for v0, momentum in places]
+        close(page.evaluate(script, places), expected, 1e-9)
+    go(page, "v0=3.3&momentum=0.5&loss=0.01")
+    law = page.evaluate("playground.run().law")
+    expected = dynamics.loss_from_u(dynamics.peak_u(3.3, momentum=0.5), 3.3, 1e-4), dynamics.final_v(3.3, momentum=0.5)
+    close((law["peak"], law["end"]), expected, 1e-9)
+    # None for a target, below critical, for a start that is not small, and where the end depends on the phase.
+    for state in ("v0=3.3&beta=0.1", "v0=2.9", "v0=3.3&loss=100", "v0=3.9&loss=0.001"):
+        go(page, f"momentum=0.5&{state}")
+        assert page.evaluate("playground.run().law") is None, state
+
+
+def test_the_slider_of_momentum_and_its_address(visit):
+    page = visit("#v0=2.5")
+    assert page.evaluate("playground.state.momentum") == 0
+    assert page.is_hidden("#inertia")
+    assert page.locator("#one-plane .certificate").count() == 1
+    assert page.text_content("label[for=one-momentum]") == "momentum μ"
+    before = page.evaluate("playground.run()")
+    for _ in range(3):
+        page.press("#one-momentum", "ArrowRight")
+        settle(page)
+    close(page.evaluate("playground.state.momentum"), 0.15, 1e-12)
+    assert page.get_attribute("#one-momentum", "aria-valuetext") == "0.15"
+    page.wait_for_function("location.hash.includes('momentum=0.15')")
+    again = visit(page.evaluate("location.hash"))
+    assert again.evaluate("playground.run()") == page.evaluate("playground.run()") != before
+    go(page, "v0=2.5&momentum=5")
+    assert page.evaluate("playground.state.momentum") == 0.9
+    # The other tab is without.
+    go(page, "tab=two&v0=2.6&momentum=0.5")
+    with_momentum = page.evaluate("playground.run()")
+    go(page, "tab=two&v0=2.6")
+    assert page.evaluate("playground.run()") == with_momentum
+    go(page, "v0=2.5&momentum=0")
+    assert page.evaluate("playground.run()") == before
+
+
 def test_the_sharpness_is_that_of_the_quadratic_model(visit, x64):
     page, x = visit(), jax.random.normal(jax.random.key(0), (1, 3))
     for seed, y in enumerate((0.0, 0.8, -1.5)):
@@ -258,7 +408,8 @@ def test_everything_is_reached_by_keyboard(visit):
     for _ in range(30):
         page.keyboard.press("Tab")
         reached.append(page.evaluate("document.activeElement.id || document.activeElement.tagName"))
-    wanted = ["tab-one", "one-handle", "guess", "one-v0", "one-loss", "one-beta", "one-width", "laws", "predict"]
+    wanted = ["tab-one", "one-handle", "guess", "one-v0", "one-loss", "one-beta", "one-width", "one-momentum"]
+    wanted += ["laws", "predict"]
     assert [name for name in dict.fromkeys(reached) if name in wanted] == wanted
     assert {"one-steps", "never", "another", "SUMMARY"} <= set(reached)
     page.keyboard.press("Escape")
@@ -339,7 +490,7 @@ def test_it_fits_a_phone(visit, tab):
 def test_axe_finds_no_violation(visit, scheme):
     if not AXE_CORE.is_file():
         pytest.skip("no axe-core: make docs/node_modules")
-    for state in ("", "#v0=2.5&predict=1", "#tab=two", "#v0=4.5"):
+    for state in ("", "#v0=2.5&predict=1", "#tab=two", "#v0=4.5", "#v0=3.3&momentum=0.5"):
         page = visit(state, color_scheme=scheme)
         page.locator("summary:visible").click()
         page.add_script_tag(path=AXE_CORE)

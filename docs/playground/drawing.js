@@ -5,6 +5,9 @@ const drawing = (() => {
   const { axes, element, label, text } = plot;
   const { EXAMPLES, PARAMETERS, state } = examples;
   const find = (id) => document.getElementById(id);
+  // With momentum the plane's colours are found by iterating the map: so many steps from each square of so many pixels.
+  const PLANE_STEPS = 2000;
+  const SQUARE = 3;
 
   // The plane with its regions and its handle; what it shows of the answer, if it is not hidden.
   function plane(hidden) {
@@ -41,7 +44,9 @@ const drawing = (() => {
     const style = getComputedStyle(document.documentElement);
     const colours = {};
     const colour = (name) => (colours[name] ??= style.getPropertyValue(`--${name}`));
-    const key = [width, height, colour("catapult"), state.tab, state.beta, state.width, state.loss, !outcome].join();
+    const iterated = state.tab === "one" && state.momentum > 0;
+    const depends = state.tab === "one" ? [state.beta, state.momentum] : [state.loss];
+    const key = [width, height, colour("catapult"), state.tab, state.width, ...depends, !outcome].join();
     if (canvas.dataset.key === key) return;
     canvas.dataset.key = key;
     Object.assign(canvas, { width, height });
@@ -49,16 +54,18 @@ const drawing = (() => {
     canvas.classList.toggle("blank", !outcome);
     if (!outcome) return;
     const context = canvas.getContext("2d");
-    for (let row = 0; row < height; row++) {
+    const side = iterated ? SQUARE : 1;
+    const middle = side / 2;
+    for (let row = 0; row < height; row += side) {
       let begin = 0;
       let before = null;
-      for (let column = 0; column <= width; column++) {
-        const name =
-          column < width ? outcome(...inverse(box.left + column + 0.5, box.top + row + 0.5)) : null;
+      for (let column = 0; column < width + side; column += side) {
+        const place = inverse(box.left + column + middle, box.top + row + middle);
+        const name = column < width ? outcome(...place, PLANE_STEPS) : null;
         if (name === before) continue;
         if (before !== null && before !== "impossible") {
           context.fillStyle = colour(before);
-          context.fillRect(begin, row, column - begin, 1);
+          context.fillRect(begin, row, column - begin, side);
         }
         [begin, before] = [column, name];
       }
@@ -76,7 +83,8 @@ const drawing = (() => {
       axes(find(`${tab}-losses`), { ...steps, y: [bottom, top], log: true, yLabel: lossLabel }),
       axes(find(`${tab}-kernels`), { ...steps, y: [0, high], yLabel: kernelLabel }),
     ];
-    pair[1].line([[0, 2], [state.steps, 2]], "critical");
+    const critical = tab === "one" ? 2 * (1 + state.momentum) : 2;
+    pair[1].line([[0, critical], [state.steps, critical]], "critical");
     return pair;
   }
 
@@ -118,9 +126,14 @@ const drawing = (() => {
       ["highest loss", text(run.peak), law ? text(law.peak) : "–"],
       ["ηλ at the end", text(run.end), law ? text(law.end) : "–"],
       ["kernel, end over start", share(run.end), law ? share(law.end) : "–"],
-      ["D₀ = 4 − v₀ + ω₀", text(run.d), "converges above 0"],
-      ["largest ηλ₀ that converges, at this target y", text(run.most), "4 at target 0"],
     ];
+    if (state.momentum) facts.push(["critical ηλ, 2(1 + μ)", text(run.critical), "–"]);
+    else {
+      facts.push(
+        ["D₀ = 4 − v₀ + ω₀", text(run.d), "converges above 0"],
+        ["largest ηλ₀ that converges, at this target y", text(run.most), "4 at target 0"],
+      );
+    }
     if (regime === "impossible") facts.splice(1);
     find("facts").hidden = hidden;
     table(find("facts"), hidden ? [] : facts);
@@ -128,23 +141,26 @@ const drawing = (() => {
     table(find("one-numbers"), [["step", "loss L", "ηλ", "η × sharpness"], ...numbers]);
   }
 
-  function laws(frame, { rows, law }, scale) {
+  // The certificate and the conserved quantity are those of gradient descent: with momentum neither is drawn.
+  function laws(frame, { rows, law, critical }, scale) {
     const { inside, box } = frame;
     const { min, max } = PARAMETERS.loss;
     const heights = Array.from({ length: 161 }, (_, i) => min * (max / min) ** (i / 160));
-    frame.line([[2, min], [2, max]], "critical");
-    find("one-plane").append(label(frame.X(2), 14, "critical", "middle"));
-    const interval = dynamics.stable_interval(state.beta);
+    frame.line([[critical, min], [critical, max]], "critical");
+    find("one-plane").append(label(frame.X(critical), 14, "critical", "middle"));
+    const interval = dynamics.stable_interval(state.beta, state.momentum);
     if (interval) {
       const [from, to] = interval.map(frame.X);
       inside.append(element("rect", { class: "stable", x: from, y: box.bottom - 7, width: to - from, height: 7 }));
+    }
+    if (interval && !state.momentum) {
       // 4 - v + w = 0 with w = beta z and z = s v.
       const certificate = heights.map((loss) => [4 / (1 - state.beta * Math.sqrt((2 * loss) / state.width)), loss]);
       frame.line(certificate.map(([v, loss]) => [v > 0 ? v : NaN, loss]), "certificate");
       find("one-plane").append(label(frame.X(4), 14, "D₀ = 0", "middle", "label strong"));
     }
     if (!law) return;
-    frame.line(level(rows[0], scale), "law");
+    if (!state.momentum) frame.line(level(rows[0], scale), "law");
     frame.line([[law.end, law.peak], [state.v0, law.peak]], "law");
     inside.append(element("path", { class: "law", d: `M${frame.X(law.end)} ${box.bottom}v-26` }));
   }
@@ -191,10 +207,12 @@ const drawing = (() => {
 
   // Words.
 
-  function sentence({ regime, rows, peak, end, d }) {
+  function sentence(run) {
+    const { regime, rows, peak, end, d } = run;
     if (regime === "impossible") {
       return "No network starts here: so large a residual and target need a larger kernel (ηλ₀ ≥ 2 |z₀ + β|).";
     }
+    if (state.momentum) return sentenceWithMomentum(run);
     if (regime === "divergent") return `Divergent: D₀ = ${text(d)} is negative, and the loss does not vanish.`;
     if (regime === "edge") return "Edge of stability: no point of rest is stable for this target (|β| > 1), and ηλ stays.";
     if (regime === "undecided") return "Undecided: on a boundary, D₀ = 0, |β| = 1 or |β| = 2.";
@@ -205,6 +223,21 @@ const drawing = (() => {
     const where = when > 0 ? ` at step ${when}` : "";
     const first = regime === "catapult" ? "Catapult: the loss" : "Falls at first, then the loss";
     return `${first} peaks at ${text(peak)}${where} and vanishes. ${fall}`;
+  }
+
+  function sentenceWithMomentum({ regime, rows, peak, end, critical }) {
+    if (regime === "divergent") return "Divergent: by iterating the map; the loss grows without bound.";
+    if (regime === "undecided") return "Undecided: after two million steps it has neither come to rest nor diverged.";
+    const catapult = regime === "catapult";
+    const side = `${catapult ? "above" : "below"} critical, 2(1 + μ) = ${text(critical)}`;
+    const fall = `The kernel ends at ${text((100 * end) / state.v0)} % of its start, ηλ = ${text(end)}.`;
+    // The first loss is known to rounding only: it is the difference of two squares.
+    const rises = peak > rows[0].loss * (1 + 1e-9);
+    const when = rows.findIndex(({ loss }) => loss >= peak * (1 - 1e-9));
+    const top = rises ? `peaks at ${text(peak)}${when > 0 ? ` at step ${when}` : ""}` : "never exceeds its start";
+    if (catapult) return `Catapult (it starts ${side}): the loss ${top} and vanishes. ${fall}`;
+    const rise = rises ? ", by inertia only: no catapult," : "";
+    return `It starts ${side}: the loss ${top}${rise} and vanishes. ${fall}`;
   }
 
   function sentenceTwo({ regime, rows, ends }) {

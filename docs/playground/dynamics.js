@@ -12,6 +12,9 @@ const dynamics = (() => {
   const SERIES_BELOW = 1e-4;
   const NOTHING = 1e-12;
   const REST = 1e-11;
+  // With momentum: a run from almost nothing starts at this share of delta, and has diverged where v is beyond LOST.
+  const NOTHING_FROM_REST = 1e-6;
+  const LOST = 1e4;
   // check_dimensionless allows states that were computed in float32.
   const SLACK = 1e-5;
 
@@ -26,6 +29,36 @@ const dynamics = (() => {
     const u = z * z;
     const w = beta * z;
     return { z: (1 - v + u + w) * z, v: v - u * (4 - v) - 4 * w };
+  }
+
+  // Heavy ball from rest: X and Y, now and one step before, with X^2 = v/2 + (z + beta) and Y^2 = v/2 - (z + beta).
+
+  function heavy_ball_state(prediction, kernel, learning_rate, c) {
+    const size = (learning_rate * kernel) / 2;
+    const signed = Math.sqrt(c) * learning_rate * prediction;
+    if (Math.abs(signed) > size) throw new RangeError("kernel must be at least 2 sqrt(c) |prediction|");
+    const x = Math.sqrt(size + signed);
+    const y = Math.sqrt(size - signed);
+    return { x, x_before: x, y, y_before: y };
+  }
+
+  function heavy_ball_step({ x, x_before, y, y_before }, momentum, beta = 0) {
+    const z = (x * x - y * y) / 2 - beta;
+    return {
+      x: (1 + momentum - z) * x - momentum * x_before,
+      x_before: x,
+      y: (1 + momentum + z) * y - momentum * y_before,
+      y_before: y,
+    };
+  }
+
+  function heavy_ball_observables({ x, y }, beta = 0) {
+    return { z: (x * x - y * y) / 2 - beta, v: x * x + y * y };
+  }
+
+  // Of a state within the slack of `possible`: the kernel is what a network with that output has.
+  function from_rest({ z, v }, beta = 0) {
+    return heavy_ball_state(z + beta, Math.max(v, 2 * Math.abs(z + beta)), 1, 1);
   }
 
   // The states after 0, 1, ..., steps steps.
@@ -73,26 +106,59 @@ const dynamics = (() => {
     return Math.min(root, 1 / (Math.sqrt(c) * Math.abs(y)));
   }
 
-  function stable_interval(beta = 0) {
-    return Math.abs(beta) < 1 ? [2 * Math.abs(beta), 2] : null;
+  function stable_interval(beta = 0, momentum = 0) {
+    return Math.abs(beta) < 1 + momentum ? [2 * Math.abs(beta), 2 * (1 + momentum)] : null;
   }
 
   // Laws. Without u0: the limit of a small initial loss, for target 0, as the median over PHASES phases; with `band`
-  // [lowest, median, highest].
+  // [lowest, median, highest]. With momentum that limit is here only from 1e-4 above the critical rate on.
 
-  function peak_u(v0, u0, w0 = 0, { band = false } = {}) {
-    return law("peak", v0, u0, w0, band);
+  function peak_u(v0, u0, w0 = 0, { band = false, momentum = 0 } = {}) {
+    return law("peak", v0, u0, w0, band, momentum);
   }
 
-  function final_v(v0, u0, w0 = 0, { band = false } = {}) {
-    return law("end", v0, u0, w0, band);
+  function final_v(v0, u0, w0 = 0, { band = false, momentum = 0 } = {}) {
+    return law("end", v0, u0, w0, band, momentum);
   }
 
-  function law(which, v0, u0, w0, band) {
-    if (u0 !== undefined) return come_to_rest(u0, v0, w0)[which];
-    const values = at_phases(which, v0).sort((a, b) => a - b);
-    const median = (values[PHASES / 2 - 1] + values[PHASES / 2]) / 2;
-    return band ? [values[0], median, values[PHASES - 1]] : median;
+  function law(which, v0, u0, w0, band, momentum) {
+    if (u0 !== undefined) return end_of_run(u0, v0, w0, momentum)[which];
+    const found = momentum ? at_phases_with_momentum(which, v0, momentum) : at_phases(which, v0);
+    // With momentum some phases may diverge, which have no end; without, all do or none.
+    const ended = found.filter((value) => !Number.isNaN(value));
+    const values = (ended.length ? ended : found).sort((a, b) => a - b);
+    const median = (values[(values.length - 1) >> 1] + values[values.length >> 1]) / 2;
+    return band ? [values[0], median, values[values.length - 1]] : median;
+  }
+
+  // Highest u and final v of the run from (u, v, w); with momentum from rest, and its fate is that of the map iterated.
+  function end_of_run(u, v, w, momentum = 0, most_steps = MOST_STEPS) {
+    if (!momentum) return come_to_rest(u, v, w);
+    const z = Math.sqrt(u);
+    const beta = z > 0 ? w / z : 0;
+    return come_to_rest_with_momentum(from_rest({ z, v }, beta), momentum, beta, most_steps);
+  }
+
+  // The regime of a run with momentum, from its start's v and its end.
+  function regime_of_end({ peak, end }, v, momentum) {
+    if (peak === Infinity) return "divergent";
+    if (Number.isNaN(end)) return "undecided";
+    return v > 2 * (1 + momentum) ? "catapult" : "monotone";
+  }
+
+  function at_phases_with_momentum(which, v0, momentum) {
+    const delta = v0 - 2 * (1 + momentum);
+    if (delta <= 0) return Array(PHASES).fill(which === "peak" ? 0 : v0);
+    if (delta <= SERIES_BELOW) return Array(PHASES).fill(NaN);
+    const half = (v0 - 1 - momentum) / 2;
+    const growth = -(half + Math.sqrt(Math.max(half ** 2 - momentum, 0)));
+    const side = Math.sqrt(v0 / 2);
+    return Array.from({ length: PHASES }, (_, i) => {
+      // On the unstable manifold of z = 0, to first order: X = X0 + a, Y = X0 - a with a growing by `growth` a step.
+      const a = ((NOTHING_FROM_REST * delta) / (2 * side)) * Math.abs(growth) ** ((i + 0.5) / PHASES);
+      const begin = { x: side + a, x_before: side + a / growth, y: side - a, y_before: side - a / growth };
+      return come_to_rest_with_momentum(begin, momentum, 0)[which];
+    });
   }
 
   function at_phases(which, v0) {
@@ -133,6 +199,42 @@ const dynamics = (() => {
     return { peak, end: u > 0 ? v - ((u * (4 - v)) / (v * (2 - v)) + (4 * w) / v) : v };
   }
 
+  // Where X and Y would coast to, were z = 0 from here on; the sum of their squares is the v at the end.
+  function to_be({ x, x_before, y, y_before }, momentum) {
+    return ((x - momentum * x_before) / (1 - momentum)) ** 2 + ((y - momentum * y_before) / (1 - momentum)) ** 2;
+  }
+
+  // Whether what is still to come of v matters: each further z takes 4 z (z + beta)/(1 - mu) from it.
+  function moving_with_momentum(state, size, v, momentum, beta) {
+    if (!(v < LOST) || v === 0) return false;
+    // Needless to look closer: `room` is below 2 and `lasts` above 2/(1 - mu).
+    if (size > 2e-6) return true;
+    const end = to_be(state, momentum);
+    const room = Math.min(end, 2 * (1 + momentum) - end);
+    const lasts = (1 - momentum) / room + 2 / (1 - momentum);
+    const to_come = (4 * size * (size + Math.abs(beta)) * lasts) / (1 - momentum);
+    return !(room > 0 && to_come < REST * room && Math.abs(v - end) < 1e-3 * room);
+  }
+
+  function come_to_rest_with_momentum(state, momentum, beta, most_steps = MOST_STEPS) {
+    const { x_before, y_before } = state;
+    let before = Math.abs(heavy_ball_observables({ x: x_before, y: y_before }, beta).z);
+    let { z, v } = heavy_ball_observables(state, beta);
+    let peak = z * z;
+    let steps = 0;
+    while (steps < most_steps && moving_with_momentum(state, Math.max(Math.abs(z), before), v, momentum, beta)) {
+      before = Math.abs(z);
+      state = heavy_ball_step(state, momentum, beta);
+      ({ z, v } = heavy_ball_observables(state, beta));
+      peak = Math.max(peak, z * z);
+      steps++;
+    }
+    if (!(v < LOST)) return { peak: Infinity, end: NaN };
+    const moving_still = moving_with_momentum(state, Math.max(Math.abs(z), before), v, momentum, beta);
+    if (moving_still && !(z * z < 1e-12)) return { peak: NaN, end: NaN };
+    return { peak, end: to_be(state, momentum) };
+  }
+
   function series(coefficients, delta) {
     return coefficients.reduce((sum, coefficient, i) => sum + coefficient * delta ** (i + 1), 0);
   }
@@ -153,8 +255,13 @@ const dynamics = (() => {
     PEAK_U_SERIES,
     adiabatic_invariant,
     dimensionless_step,
+    end_of_run,
     final_v,
     final_v_series,
+    from_rest,
+    heavy_ball_observables,
+    heavy_ball_state,
+    heavy_ball_step,
     iterate,
     kernel_from_v,
     loss_from_u,
@@ -163,6 +270,7 @@ const dynamics = (() => {
     peak_u_series,
     possible,
     predict_regime,
+    regime_of_end,
     sharpness,
     signed_step,
     stable_interval,

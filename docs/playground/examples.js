@@ -2,27 +2,38 @@
 "use strict";
 
 const examples = (() => {
-  // A slider each. `log`: the slider moves the logarithm. One more parameter of the map (a momentum) is one more entry,
-  // its name in EXAMPLES, and its place in `step`, and in what `run` asks of the laws.
+  // A slider each. `log`: the slider moves the logarithm. One more parameter of the map is one more entry, its name in
+  // EXAMPLES, and its place in `path`, and in what `run` asks of the laws.
   const PARAMETERS = {
     v0: { min: 0.02, max: 5, step: 0.01, begin: 2.5 },
     loss: { min: 1e-3, max: 1e4, step: 0.02, begin: 0.25, log: true },
     beta: { min: -1.2, max: 1.2, step: 0.05, begin: 0 },
     width: { min: 10, max: 1e5, step: 0.05, begin: 1e4, log: true },
+    momentum: { min: 0, max: 0.9, step: 0.05, begin: 0 },
     ratio: { min: 0.02, max: 1, step: 0.01, begin: 0.7 },
   };
   const STEPS = [30, 60, 100, 200];
   // Of the laws for a small loss: beyond it a run can step over u = 1, and the end is irregular.
   const LAWS_END = 3.085;
+  // With momentum: where the end depends more than this on the phase of the start, a law for all of them says little.
+  const LAWS_BAND = 0.1;
 
   const initial = { tab: "one", steps: 30, laws: 1, predict: 0 };
   for (const [name, { begin }] of Object.entries(PARAMETERS)) initial[name] = begin;
   const state = { ...initial };
   // In units where λ0 = 1 and ‖x‖² = d (of two directions λ1 = 1 and ‖p‖² = λ): η is v0, and c is λ/m.
 
-  function step(now) {
-    return dynamics.signed_step(now, state.beta);
+  // The states (z, v) of the run from there; the momentum is that of the first tab.
+  function path(begin, steps) {
+    const { beta, momentum } = state;
+    if (!momentum || steps === 0) return dynamics.iterate((now) => dynamics.signed_step(now, beta), begin, steps);
+    return dynamics
+      .iterate((now) => dynamics.heavy_ball_step(now, momentum, beta), dynamics.from_rest(begin, beta), steps)
+      .map((now) => dynamics.heavy_ball_observables(now, beta));
   }
+
+  // The largest stable kernel, times the learning rate.
+  const critical = () => 2 * (1 + state.momentum);
 
   function observables({ z, v }) {
     return { u: z * z, v, w: state.beta * z };
@@ -35,6 +46,7 @@ const examples = (() => {
         loss: "starting loss <i>L</i>₀",
         beta: "target <i>β</i>",
         width: "width <i>m</i>",
+        momentum: "momentum <i>μ</i>",
       },
       vertical: "loss",
       xLabel: "ηλ  (of the start: ηλ₀)",
@@ -47,11 +59,16 @@ const examples = (() => {
         undecided: "undecided",
       },
       // Where the plane says which region it is: place, and which end of the words is there.
-      names: [[0.08, 1.6e-3, "start"], [2.95, 1.6e-3, "middle"], [4.95, 1.6e-3, "end"]],
+      get names() {
+        return [[0.08, 1.6e-3, "start"], [1.95 + critical() / 2, 1.6e-3, "middle"], [4.95, 1.6e-3, "end"]];
+      },
 
-      outcome(v0, loss) {
+      // With momentum no formula decides: the map is iterated, `most` steps if that is said.
+      outcome(v0, loss, most) {
         const { u, v, w } = observables(start(v0, loss));
         if (!dynamics.possible(u, v, w)) return "impossible";
+        const { momentum } = state;
+        if (momentum) return dynamics.regime_of_end(dynamics.end_of_run(u, v, w, momentum, most), v, momentum);
         const regime = dynamics.predict_regime(u, v, w);
         return regime === "edge of stability" ? "edge" : regime;  // a colour's name has no spaces
       },
@@ -60,20 +77,22 @@ const examples = (() => {
         const regime = this.outcome(state.v0, state.loss);
         const begin = start(state.v0, state.loss);
         const scale = (u) => dynamics.loss_from_u(u, state.v0, 1 / state.width);
-        const path = dynamics.iterate(step, begin, regime === "impossible" ? 0 : state.steps);
-        const rows = path.slice(0, finite(path)).map((now) => {
+        const states = path(begin, regime === "impossible" ? 0 : state.steps);
+        const rows = states.slice(0, finite(states)).map((now) => {
           const seen = observables(now);
           return { ...seen, loss: scale(seen.u), sharpness: dynamics.sharpness(seen) };
         });
-        const { u, v, w } = rows[0];
+        const { u, v, w } = observables(begin);
+        const { momentum } = state;
         const y = state.beta / (Math.sqrt(1 / state.width) * state.v0);
         const whole = regime !== "impossible";
         return {
           regime,
           rows,
           d: dynamics.triangle(begin, state.beta).d,
-          peak: whole ? scale(dynamics.peak_u(v, u, w)) : NaN,
-          end: whole ? dynamics.final_v(v, u, w) : NaN,
+          peak: whole ? scale(dynamics.peak_u(v, u, w, { momentum })) : NaN,
+          end: whole ? dynamics.final_v(v, u, w, { momentum }) : NaN,
+          critical: critical(),
           most: dynamics.max_learning_rate(Math.sqrt(2 * state.loss), 1, 1 / state.width, y),
           law: laws(scale),
         };
@@ -145,8 +164,14 @@ const examples = (() => {
 
   // What dynamics says of a run from a small loss, or null where it says nothing.
   function laws(scale) {
-    if (state.beta !== 0 || state.v0 <= 2 || state.v0 >= LAWS_END) return null;
-    return { peak: scale(dynamics.peak_u(state.v0)), end: dynamics.final_v(state.v0) };
+    const { v0, beta, momentum } = state;
+    if (beta !== 0 || v0 <= critical()) return null;
+    if (!momentum) return v0 < LAWS_END ? { peak: scale(dynamics.peak_u(v0)), end: dynamics.final_v(v0) } : null;
+    const small = (start(v0, state.loss).z * (1 + momentum)) / (1 - momentum) < v0 - critical();
+    if (!small || v0 >= 4) return null;
+    const [low, end, high] = dynamics.final_v(v0, undefined, 0, { band: true, momentum });
+    const [, peak, highest] = dynamics.peak_u(v0, undefined, 0, { band: true, momentum });
+    return high - low < LAWS_BAND && highest < Infinity ? { peak: scale(peak), end } : null;
   }
 
   // The state and the address.

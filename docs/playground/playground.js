@@ -51,6 +51,7 @@ const playground = (() => {
       input.setAttribute("aria-valuetext", text(state[name]));
       find(`${tab}-${name}-value`).textContent = text(state[name]);
     }
+    find("inertia").hidden = !state.momentum;
     find("laws").checked = Boolean(state.laws);
     find("predict").checked = Boolean(state.predict);
     frame = drawing.plane(hidden());
@@ -72,14 +73,15 @@ const playground = (() => {
   }
 
   function verdict(said, { regime, end }) {
+    const never = regime === "undecided" ? "after two million steps it has not come to rest" : "it never comes to rest";
     if (regime === "impossible") return "No network starts there; move the start.";
     if (said === null) {
       const keys = "or move the diamond with the arrow keys and press Enter";
       return `Where will ηλ end? Click there in the plane (only left and right count); ${keys}.`;
     }
     const rests = !Number.isNaN(end);
-    if (said === "never") return rests ? `It does come to rest, at ηλ = ${text(end)}.` : "Right: it never comes to rest.";
-    if (!rests) return `You said ηλ = ${text(said)}; it never comes to rest.`;
+    if (said === "never") return rests ? `It does come to rest, at ηλ = ${text(end)}.` : `Right: ${never}.`;
+    if (!rests) return `You said ηλ = ${text(said)}; ${never}.`;
     return `You said ηλ = ${text(said)}; it ends at ${text(end)}, ${text(Math.abs(said - end))} away.`;
   }
 
