@@ -67,8 +67,7 @@ const examples = (() => {
       outcome(v0, loss, most) {
         const { u, v, w } = observables(start(v0, loss));
         if (!dynamics.possible(u, v, w)) return "impossible";
-        const { momentum } = state;
-        if (momentum) return dynamics.regime_of_end(dynamics.end_of_run(u, v, w, momentum, most), v, momentum);
+        if (state.momentum) return dynamics.regime_of_end(fate(u, v, w, most), v, state.momentum);
         const regime = dynamics.predict_regime(u, v, w);
         return regime === "edge of stability" ? "edge" : regime;  // a colour's name has no spaces
       },
@@ -83,15 +82,14 @@ const examples = (() => {
           return { ...seen, loss: scale(seen.u), sharpness: dynamics.sharpness(seen) };
         });
         const { u, v, w } = observables(begin);
-        const { momentum } = state;
         const y = state.beta / (Math.sqrt(1 / state.width) * state.v0);
-        const whole = regime !== "impossible";
+        const { peak, end } = regime === "impossible" ? { peak: NaN, end: NaN } : fate(u, v, w);
         return {
           regime,
           rows,
           d: dynamics.triangle(begin, state.beta).d,
-          peak: whole ? scale(dynamics.peak_u(v, u, w, { momentum })) : NaN,
-          end: whole ? dynamics.final_v(v, u, w, { momentum }) : NaN,
+          peak: scale(peak),
+          end,
           critical: critical(),
           most: dynamics.max_learning_rate(Math.sqrt(2 * state.loss), 1, 1 / state.width, y),
           law: laws(scale),
@@ -146,6 +144,16 @@ const examples = (() => {
 
   function start(v0, loss) {
     return { z: Math.sqrt((2 * loss) / state.width) * v0, v: v0 };
+  }
+
+  // Two million steps take a while, and regime, peak and end are asked of the same start: the last answer is kept.
+  let last = {};
+  function fate(u, v, w, most) {
+    const { momentum } = state;
+    if (most) return dynamics.end_of_run(u, v, w, momentum, most);
+    const key = [u, v, w, momentum].join();
+    if (last.key !== key) last = { key, ...dynamics.end_of_run(u, v, w, momentum) };
+    return last;
   }
 
   // How many states come before numbers overflow.
