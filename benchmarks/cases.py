@@ -142,7 +142,7 @@ def _groups(quick):
 
 
 def _general(quick):
-    return [{"title": name, "problem": _problem(name, quick)} for name in GENERAL]
+    return [{"title": name, "problem": _problem(name, quick)} for name in GENERAL[: 2 if quick else None]]
 
 
 PARTS = {

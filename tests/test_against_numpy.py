@@ -327,13 +327,15 @@ def test_schedules_and_several_rates(problem, rate):
 
 @pytest.mark.parametrize("name", ORDERS)
 @given(problems(n=4), st.floats(0.02, 0.2))
-@settings(max_examples=2, deadline=None)
+@settings(max_examples=1, deadline=None)
 @with_float64
 def test_recorded_quantities(name, problem, rate):
     f, k, x, y, w0, _ = problem
     written = Written(w0, k, ORDERS[name])
     data = nqm.Data("written", x, y, x[:2] + 0.1, y[:2])
-    record = [column for column in RECORDERS if not re.match(r"sparsity|followed_[2-9]", column)]
+    # Left out: what is of the package's networks, of kinks, or of one output.
+    left_out = r"sparsity|followed_[2-9]|flipped_gates|kernel_norm_exact"
+    record = [column for column in RECORDERS if not re.match(left_out, column)]
     if k == 1:  # the kernel has as many eigenvalues as rows
         record = [column for column in record if not re.fullmatch(r"\w+_[5-8]", column)]
     run = nqm.train(

@@ -289,7 +289,12 @@ def test_the_claim_of_the_exact_edge_fails_where_the_form_is_another(monkeypatch
         assert not noise.exact_threshold().holds
     finally:
         noise.exact_threshold.cache_clear()
-    assert {name: edge.near_one(name)().holds for name in ("flat kernel", "one spike")} == {
-        "flat kernel": True,
-        "one spike": False,
-    }
+
+
+@pytest.mark.parametrize(("ratio", "holds"), [(1.08, True), (0.93, True), (1.12, False), (0.85, False)])
+def test_the_delocalised_form_must_be_near_the_exact_one_at_every_batch_size(monkeypatch, ratio, holds):
+    def thresholds(name, form):
+        return np.array([[1.0, 1.0, 1.0, 1.0 if form == "exact" else ratio]] * 5)
+
+    monkeypatch.setattr(edge, "_thresholds", thresholds)
+    assert edge.near_one("flat kernel")().holds == holds

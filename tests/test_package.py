@@ -242,10 +242,7 @@ def test_a_formula_that_a_list_would_cut_is_found():
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_no_formula_has_a_line_that_opens_like_a_list(path, request):
-    if path.stem == "11_stochastic_edge":
-        # Strict: whoever re-wraps these two takes this away.
-        request.applymarker(pytest.mark.xfail(strict=True, reason="two formulas are to be re-wrapped"))
+def test_no_formula_has_a_line_that_opens_like_a_list(path):
     assert [cut for kind, _, source in cells_of(path) if kind == "markdown" for cut in cut_formulas(source)] == []
 
 
