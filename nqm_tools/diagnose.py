@@ -42,7 +42,7 @@ from nqm_tools.training._problem import starting_point
 if TYPE_CHECKING:
     pass
 
-__all__ = ["Diagnosis", "diagnose"]
+__all__ = ["diagnose"]
 
 # Eigenvalues that are told.
 EIGENVALUES = 5

@@ -34,7 +34,6 @@ UNIMPORTED = {
     "optax": optax,
     "Problem": nqm.training.Problem,
     "Rule": Rule,
-    "Diagnosis": nqm.Diagnosis,
 }
 
 
