@@ -37,7 +37,7 @@ from nqm_tools._version import __version__  # noqa: E402
 from nqm_tools.batch_noise import kernel_norm, stochastic_critical_learning_rate  # noqa: E402
 from nqm_tools.curvature import sharpness  # noqa: E402
 from nqm_tools.datasets import Data  # noqa: E402
-from nqm_tools.diagnose import diagnose  # noqa: E402
+from nqm_tools.diagnose import Diagnosis, diagnose  # noqa: E402
 from nqm_tools.expansions import linearize, quadraticize, remainder, second_order_term  # noqa: E402
 from nqm_tools.kernels import (  # noqa: E402
     KernelStep,
@@ -51,6 +51,7 @@ from nqm_tools.training import Recorder, Run, max_stable_learning_rate, regime, 
 
 __all__ = [
     "Data",
+    "Diagnosis",
     "KernelStep",
     "Network",
     "Recorder",

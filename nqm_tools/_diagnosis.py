@@ -46,6 +46,14 @@ class Diagnosis:
     critical : float
         The critical learning rate, in units of which ``ratio`` is.
     loss : str
+
+    Examples
+    --------
+    >>> import nqm_tools as nqm
+    >>> net, data = nqm.networks.two_layer_fc(32), nqm.datasets.load("digits", n_train=8, n_test=0, seed=0)
+    >>> found = nqm.diagnose(net, data, ratios=(1.5,), steps=20)
+    >>> sorted(set(found.runs["model"])), int(found.value("parameters"))
+    (['f', 'f_lin', 'f_quad'], 2080)
     """
 
     about: pd.DataFrame

@@ -8,7 +8,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -39,10 +39,7 @@ from nqm_tools.training import (
 from nqm_tools.training._loop import Bar
 from nqm_tools.training._problem import starting_point
 
-if TYPE_CHECKING:
-    pass
-
-__all__ = ["diagnose"]
+__all__ = ["Diagnosis", "diagnose"]
 
 # Eigenvalues that are told.
 EIGENVALUES = 5

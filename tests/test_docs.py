@@ -35,6 +35,7 @@ def test_every_public_name_has_its_place(api):
     assert {"dynamics", "training", "sweeps"} <= set(modules)
     for name in set(nqm.__all__) - set(modules) - {"__version__"}:
         home = getattr(nqm, name).__module__.removeprefix("nqm_tools.").split(".")[0]
+        home = r"\w+" if home.startswith("_") else home  # of a file without a page: where it is public
         assert re.search(rf"^\.\. auto(class|function):: nqm_tools\.{home}\.{name}$", documented, re.MULTILINE), name
     for name in modules:
         assert f"nqm_tools.{name}" in api["index"]

@@ -34,7 +34,7 @@ UNIMPORTED = {
     "optax": optax,
     "Problem": nqm.training.Problem,
     "Rule": Rule,
-    "Diagnosis": importlib.import_module("nqm_tools._diagnosis").Diagnosis,
+    "Diagnosis": nqm.Diagnosis,
 }
 
 

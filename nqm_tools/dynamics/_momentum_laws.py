@@ -296,5 +296,7 @@ def first_divergence_from(residual, kernel, c, y, momentum):
     check_number("kernel", kernel)
     rates = np.arange(1, 801) / (100 * kernel)
     z, beta = np.sqrt(c) * rates * residual, np.sqrt(c) * rates * y
-    peak, _ = come_to_rest(_at_rest(z, rates * kernel, beta), np.full(rates.shape, momentum), beta)
+    # The slack of `check_dimensionless`.
+    size = np.maximum(rates * kernel, 2 * np.abs(z + beta))
+    peak, _ = come_to_rest(_at_rest(z, size, beta), np.full(rates.shape, momentum), beta)
     return float(rates[np.argmax(np.isinf(peak))]) if np.isinf(peak).any() else np.inf
