@@ -215,7 +215,7 @@ def equilibrium(v: float, beta: float = 0.0, momentum: float = 0.0) -> Equilibri
     if momentum:
         return Equilibrium(0.0, v, 1, multipliers_at_rest(v, momentum), 0 < v < 2 * (1 + momentum))
     multipliers = np.array(sorted((1.0, 1 - v), key=abs, reverse=True))
-    return Equilibrium(0.0, v, 1, multipliers, 0 < v < 2)
+    return Equilibrium(0.0, v, 1, multipliers, v < 2)
 
 
 def isolated_equilibria(beta: float = 0.0, momentum: float = 0.0) -> list[Equilibrium]:
