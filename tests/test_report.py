@@ -94,11 +94,12 @@ def test_every_claim_names_a_sweep_file_and_every_sweep_file_has_a_claim():
     assert not {name for name in files - named if "digits" not in name}
 
 
-def test_the_command_writes_both_pages_and_ends_with_zero(one_example, tmp_path, capsys):
+def test_the_command_writes_both_pages_and_ends_with_zero(one_example, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(papers, "NAMES", ("zhu2024", "phunyaphibarn2023"))
     assert cli.main(["report", "--store", str(one_example), "--output", str(tmp_path / "out")]) == 0
     printed = capsys.readouterr().out
     assert re.search(r"zhu2024: \d+ claims \(6 hold, ", printed)
-    assert re.search(r"ours: \d+ claims \(", printed)
+    assert re.search(r"phunyaphibarn2023: \d+ claims \(", printed)
     assert "| Theorem 2 | one example | 1 of 1 |" in printed
     markdown = (tmp_path / "out" / "report.md").read_text()
     page = (tmp_path / "out" / "report.html").read_text()
@@ -108,7 +109,8 @@ def test_the_command_writes_both_pages_and_ends_with_zero(one_example, tmp_path,
     assert "✓ holds" in page
     assert "<td>eta &lt; 2/lambda: monotone</td>" in page
     assert cli.main(["report", "--store", str(tmp_path / "none")]) == 2
-    assert cli.main(["report", "--store", str(one_example), "--output", str(tmp_path / "out"), "--paper", "ours"]) == 0
+    other = ["--output", str(tmp_path / "out"), "--paper", papers.NAMES[1]]
+    assert cli.main(["report", "--store", str(one_example), *other]) == 0
     assert "zhu2024:" not in capsys.readouterr().out
     assert "Zhu, Liu" not in (tmp_path / "out" / "report.md").read_text().split("##")[0]
     assert cli.main(["report", "--store", str(one_example), "--paper", "zhu"]) == 2
