@@ -184,7 +184,8 @@ async def _run_all(paths, output, scale, records, say):
     async def run(i, path):
         async with turn:
             say(f"[{i + 1}/{len(paths)}] {path.stem} ...")
-            result = results[i] = await _run(path, output, scale, records)
+            beside = [paths[j].stem if 0 <= j < len(paths) else None for j in (i - 1, i + 1)]
+            result = results[i] = await _run(path, output, scale, records, beside)
             _write_index(output, [results[j] for j in sorted(results)], scale)
             say(f"[{i + 1}/{len(paths)}] {path.stem}: {result.problem or 'done'}, {result.seconds:.0f} s")
 
@@ -199,7 +200,7 @@ async def _run_all(paths, output, scale, records, say):
     return [results[i] for i in sorted(results)]
 
 
-async def _run(path, output, scale, records):
+async def _run(path, output, scale, records, beside):
     import nbformat
 
     notebook = nbformat.read(path, as_version=4)
@@ -225,7 +226,7 @@ async def _run(path, output, scale, records):
     captions = name_figures(notebook)
     write_text(output / "notebooks" / path.name, nbformat.writes(notebook) + "\n")
     page = f"{path.stem}.html"
-    write_text(output / page, _to_html(notebook, title))
+    write_text(output / page, _to_html(notebook, title, *beside))
     return Result(number, title, page, _write_figures(notebook, path.stem, output), seconds, problem, captions)
 
 
@@ -390,7 +391,8 @@ _OFFLINE_TEMPLATE = """
 """
 
 
-def _to_html(notebook, title):
+def _to_html(notebook, title, before=None, after=None):
+    """The page of a notebook; before and after are the names of the pages beside it."""
     import copy
 
     from nbconvert import HTMLExporter
@@ -404,8 +406,9 @@ def _to_html(notebook, title):
             cell.source = formulas_to_svg(cell.source)
     exporter = HTMLExporter(raw_template=_OFFLINE_TEMPLATE)
     body, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": title}})
-    home = '<p style="margin: 1em"><a href="index.html">All notebooks and figures</a></p>'
-    return re.sub(r"<body[^>]*>", rf"\g<0>\n{home}", body, count=1)
+    addresses = {"Previous": before, "All notebooks and figures": "index", "Next": after}
+    links = " | ".join(f'<a href="{page}.html">{text}</a>' for text, page in addresses.items() if page)
+    return re.sub(r"<body[^>]*>", rf'\g<0>\n<p style="margin: 1em">{links}</p>', body, count=1)
 
 
 def formulas_to_svg(markdown: str) -> str:
