@@ -458,6 +458,30 @@ def test_two_eigenvalues_are_gradient_descent(epsilon, target):
         state = dynamics.two_eigenvalue_step(state, epsilon, target)
 
 
+@pytest.mark.parametrize("momentum", [0.0, 0.3, 0.6])
+@pytest.mark.parametrize(("epsilon", "target"), [(0.05, 0.0), (0.3, 0.2), (1.0, -0.4), (0.01, 0.1)])
+def test_two_eigenvalues_with_momentum_are_four_numbers(x64, momentum, epsilon, target):
+    h = np.where(np.arange(15) < 7, 1.0, -epsilon)
+    for seed in range(4):
+        w = np.random.default_rng(seed).standard_normal(15)
+        rate = (0.5 + 0.2 * seed) * 2 * (1 + momentum) / np.sum((h * w) ** 2)  # up to 1.1 times critical
+        y, before, path = target / rate, w, []
+        for _ in range(101):
+            r = w @ (h * w) / 2 - y
+            path.append((rate * r, rate * np.sum((h * w) ** 2)))
+            w, before = w - rate * r * h * w + momentum * (w - before), w
+        z, v = np.array(path).T
+        assert np.all(np.isfinite(v))
+        state = dynamics.heavy_ball_state((z[0] + target) / rate, v[0] / rate, rate, 1.0, epsilon)
+        states = dynamics.iterate(lambda s: dynamics.heavy_ball_step(s, momentum, target, epsilon), state, 100)
+        found = dynamics.heavy_ball_observables(states, target, epsilon)
+        assert np.abs(found.z - z).max() < 1e-11 * np.abs(z).max()
+        assert np.abs(found.v - v).max() < 1e-11 * v.max()
+        if momentum == 0:
+            step = dynamics.two_eigenvalue_step(TwoEigenvalues(z[0], v[0]), epsilon, target)
+            np.testing.assert_allclose(step, (z[1], v[1]), rtol=1e-12, atol=1e-14)
+
+
 def test_one_modulus_is_the_map_of_a_catapult():
     z, v, beta = sympy.symbols("z v beta")
     found = dynamics.two_eigenvalue_step(TwoEigenvalues(z, v), 1, beta)
@@ -508,6 +532,41 @@ def test_the_curve_in_code_is_that_one():
     found = dynamics.two_eigenvalue_curve([0.1, -0.2], 0.02, 0.3)
     assert found == pytest.approx([derived_curve(z, 0.02, 0.3) for z in (0.1, -0.2)], rel=1e-14)
     assert dynamics.two_eigenvalue_curve(0.0, 0.02, 0.3) == dynamics.two_eigenvalue_edge(0.02, 0.3)
+
+
+def slow_arrival(epsilon, target, momentum, steps):
+    """(steps, runs) z and v of runs from rest near the curve, 5 % above the edge; in NumPy."""
+    edge = 2 * (1 + momentum)
+    x, y = (1.05 * edge * np.linspace(1.001, 1.004, 4)) ** 0.5, (1.05 * edge - 2 * target) ** 0.5 * np.ones(4)
+    x_before, y_before, path = x, y, []
+    for _ in range(steps):
+        z = (x**2 - y**2) / 2 - target
+        path.append((z, x**2 + epsilon * y**2))
+        x, x_before = (1 + momentum - z) * x - momentum * x_before, x
+        y, y_before = (1 + momentum + epsilon * z) * y - momentum * y_before, y
+    return np.moveaxis(np.array(path), 1, 0)
+
+
+@pytest.mark.parametrize(("momentum", "target"), [(0.3, 0.0), (0.3, 0.4), (0.6, 0.4)])
+def test_with_momentum_the_edge_and_the_curve_are_right_to_second_order(momentum, target):
+    ends, curves = [], []
+    for epsilon in (0.008, 0.004):
+        z, v = slow_arrival(epsilon, target, momentum, int(60 / epsilon))
+        assert np.ptp(v[-1]) < 1e-8
+        edge = dynamics.two_eigenvalue_edge(epsilon, target, momentum)
+        ends.append(abs(v[-1, 0] - edge))
+        # Along the way down, where z is of the order of the root of epsilon.
+        size = np.abs(z[:, 0]) / epsilon**0.5
+        near = (size > 0.4) & (size < 1.2) & (np.arange(len(z)) > 1.5 * (1 - momentum) / epsilon)
+        assert near.sum() > 40
+        off = v[near, 0] - dynamics.two_eigenvalue_curve(z[near, 0], epsilon, target, momentum)
+        curves.append(np.abs(off).max())
+        # The last term is seen: without it the end is off by much more.
+        inertia = momentum * (epsilon * (1 - target / (1 + momentum)) / (1 - momentum)) ** 2 * (1 + momentum) / 2
+        assert ends[-1] < 0.2 * inertia
+    assert 7.5 < ends[0] / ends[1] < 11, "of third order"
+    assert 5 < curves[0] / curves[1] < 9, "of order 5/2 or above"
+    assert dynamics.two_eigenvalue_edge(0.01, target, 0.0) == dynamics.two_eigenvalue_edge(0.01, target)
 
 
 def test_how_far_below_a_run_ends_that_does_not_come_from_far_above():
@@ -606,6 +665,8 @@ MODEL = quadratic.GeneralQuadraticModel(np.ones(2), np.ones(2), 1.0)
         (lambda: dynamics.gradient_flow_kernel(0.0, 1.0, 0.0), "c must be positive"),
         (lambda: dynamics.two_eigenvalue_edge(1.1), "epsilon must be from 0 to 1; got 1.1"),
         (lambda: dynamics.two_eigenvalue_curve(0.1, 0.1, 1.0), "target must be below 1"),
+        (lambda: dynamics.two_eigenvalue_edge(0.1, 1.5, 0.5), r"target must be below 1 \+ momentum; got 1.5"),
+        (lambda: dynamics.two_eigenvalue_edge(0.1, momentum=1.0), "momentum must be a number in"),
         (lambda: dynamics.two_eigenvalue_end(TwoEigenvalues(0.1, 2.0), 0.0), "epsilon must be positive"),
         (lambda: quadratic.norm_certificate(MODEL, np.ones((1, 1)), np.ones(2)), "no certificate: phi must be 0"),
         (

@@ -215,6 +215,8 @@ def test_steps_broadcast_under_vmap_and_jit(x64):
 def test_a_kernel_that_no_model_has_is_refused():
     with pytest.raises(ValueError, match=r"kernel must be at least 2 sqrt\(c\) \|prediction\|; got 0.1"):
         dynamics.heavy_ball_state(1.0, 0.1, 2.0, 1e-2)
+    with pytest.raises(ValueError, match=r"kernel .* times epsilon for a negative one; got 0.1"):
+        dynamics.heavy_ball_state(-1.0, 0.1, 2.0, 1.0, epsilon=0.2)
     for call in (
         lambda: dynamics.transient_growth(1.0),
         lambda: dynamics.momentum_scaling(3.1, -0.1),
@@ -228,6 +230,36 @@ def test_a_kernel_that_no_model_has_is_refused():
             call()
     with pytest.raises(ValueError, match=r"v0 must be non-negative; got -1\.0"):
         dynamics.momentum_scaling(-1.0, 0.5)
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_rounding_at_the_edge_of_what_a_network_can_have_is_no_fault(sign):
+    """All weights in one of the two halves: a kernel of float32 may be a little below what such a model can have."""
+    c, g, y = 1e-2, 3.0 * sign, 2.0 * sign
+    kernel = 2 * np.sqrt(c) * abs(g) * (1 - 1e-7)
+    state = dynamics.heavy_ball_state(g, kernel, 1.0, c)
+    assert min(state) == 0.0
+    assert np.all(np.isfinite(dynamics.heavy_ball_state([g, 0.1], [kernel, 1.0], 1.0, c).x))
+    answer = dynamics.forecast(g, kernel, 1.0, c, y, momentum=0.5)
+    assert answer.regime == "monotone"
+    assert answer.final_kernel == pytest.approx(2 * np.sqrt(c) * abs(y), rel=1e-5)
+    assert np.isfinite(answer.max_learning_rate)
+    nearby = dynamics.forecast(g, kernel * (1 + 1e-4), 1.0, c, y, momentum=0.5)
+    assert nearby.final_kernel == pytest.approx(answer.final_kernel, rel=1e-3)
+
+
+@pytest.mark.parametrize("momentum", MOMENTA)
+def test_a_kernel_of_zero_is_a_stable_rest(momentum):
+    place = dynamics.equilibrium(0.0, momentum=momentum)
+    assert place.stable
+    assert np.abs(place.multipliers).max() == pytest.approx(1.0)
+    side = np.array([1e-3, 1e-4, 0.0])
+    state = start = HeavyBall(side, side, side[::-1], side[::-1])
+    for _ in range(300):
+        state = dynamics.heavy_ball_step(state, momentum)
+    np.testing.assert_allclose(state, start, atol=1e-8)
+    z, v = dynamics.heavy_ball_observables(state)
+    assert np.all((v > 0) & (np.abs(z) <= np.abs(dynamics.heavy_ball_observables(start).z)))
 
 
 @pytest.mark.parametrize("momentum", MOMENTA[1:])

@@ -53,9 +53,10 @@ def test_a_new_setting_enters_a_key_only_where_it_is_not_the_default():
     plain = {"data": {"name": "single_example", "dimension": 3}, "network": {"name": "two_layer_fc", "width": 4}}
     plain |= {"learning_rates": [1.0], "steps": 5}
     (key,) = sweeps.Sweep(**plain, models=["f"]).groups()[0].keys
-    default = {"nesterov": False, "batches": "epochs", "optimizer": None}
+    default = {"nesterov": False, "batches": "epochs", "optimizer": None, "warmup": 0}
     assert sweeps.Sweep(**plain, **default, models=["f"]).groups()[0].keys == (key,)
-    for change in ({"nesterov": True, "momentum": 0.5}, {"batches": "iid", "batch_size": 1}, {"record": ["trace"]}):
+    changes = ({"nesterov": True, "momentum": 0.5}, {"batches": "iid", "batch_size": 1}, {"record": ["trace"]})
+    for change in (*changes, {"warmup": 3}):
         assert sweeps.Sweep(**plain, **change, models=["f"]).groups()[0].keys != (key,)
 
 

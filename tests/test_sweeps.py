@@ -121,6 +121,27 @@ def test_a_sweep_is_the_runs_one_by_one(tmp_path, x64, network, method):
         assert {"finished", "diverged"} == set(frame["status"])
 
 
+def test_a_warmup_is_a_linear_rise_of_each_rate(tmp_path, x64):
+    changes = {"momentum": 0.4, "models": ["f_quad"], "learning_rates": [0.6, 1.5], "loss": "half_sum", "record": []}
+    frame = run(tmp_path, warmup=7, **changes)
+    curves = sweeps.load_curves(tmp_path)
+    data = nqm.datasets.load("digits", n_train=12, n_test=10, seed=0)
+    net = networks.two_layer_fc(24)
+    quad = nqm.quadraticize(net, net.init(jax.random.key(0), data.x_train.shape))
+    for row in frame.to_dict("records"):
+        rate = row["learning_rate"]
+        options = {"momentum": 0.4, "steps": 20, "loss": "half_sum", "record": ()}
+        other = nqm.train(quad, data, learning_rate=lambda t, rate=rate: rate * jnp.minimum(t + 1, 7) / 7, **options)
+        assert row["warmup"] == 7
+        assert other.learning_rate == pytest.approx(rate)
+        np.testing.assert_allclose(curves["train_loss"][curves["key"] == row["key"]], other.losses, rtol=1e-9)
+    assert not np.allclose(run(tmp_path / "without", **changes)["final_loss"], frame["final_loss"], rtol=1e-3)
+    with pytest.raises(ValueError, match="warmup must be a whole number >= 0; got -1"):
+        sweep(warmup=-1)
+    with pytest.raises(ValueError, match="warmup is of gradient descent and heavy ball"):
+        sweep(warmup=2, optimizer="optax:adam")
+
+
 def test_columns_are_the_settings_and_the_results(tmp_path):
     frame = run(tmp_path, learning_rates=[0.1, 0.7, 1.1], seeds=3)
     row = frame.iloc[0]

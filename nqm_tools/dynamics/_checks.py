@@ -8,7 +8,7 @@ from nqm_tools._validation import check_numeric
 # What functions of numbers or arrays answer: a number for numbers.
 Answer = float | Float[np.ndarray, "..."]
 
-_SLACK = 1e-5
+SLACK = 1e-5
 
 
 def check_float64(**values):
@@ -31,7 +31,7 @@ def check_dimensionless(u, v, w, suffix=""):
     refuse(v < 0, names[1], "non-negative", v)
     refuse((u == 0) & (w != 0), names[2], "0 where u is 0 (w = beta sqrt(u))", w)
     # P and Q of `triangle` are sums of squares. The slack is for states that were computed in float32.
-    impossible = (v + _SLACK) ** 2 * u < 4 * (u + w) ** 2 * (1 - _SLACK)
+    impossible = (v + SLACK) ** 2 * u < 4 * (u + w) ** 2 * (1 - SLACK)
     refuse(impossible, names[1], "at least 2 |u + w| / sqrt(u), as for every quadratic model here", v)
     return u, v, w
 

@@ -1,7 +1,8 @@
 """Heavy-ball momentum on one example: a map of four numbers from rest, of six for any velocity.
 
 In the symmetric and antisymmetric halves of the weights every component is multiplied by one and the same scalar
-recursion, so what the weights do is what two lengths do.
+recursion, so what the weights do is what two lengths do. The same of an output whose Hessian has two eigenvalues of
+unequal size, 1 and ``-epsilon`` (:func:`two_eigenvalue_step`): the halves are the parts in its two eigenspaces.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy as np
 
 from nqm_tools._types import Numbers
 from nqm_tools._validation import check_fraction, check_number
-from nqm_tools.dynamics._checks import Answer, check_float64, refuse, scalar
+from nqm_tools.dynamics._checks import SLACK, Answer, check_float64, refuse, scalar
 from nqm_tools.dynamics._maps import Signed
 
 
@@ -21,6 +22,7 @@ class HeavyBall(NamedTuple):
     """Heavy ball from rest: ``X`` and ``Y``, now and one step before.
 
     ``X^2 = v/2 + (z + beta)`` and ``Y^2 = v/2 - (z + beta)``. Both are signed: with momentum they can pass through 0.
+    For two eigenvalues ``X^2 = (v + 2 epsilon (z + beta))/(1 + epsilon)``, ``Y^2 = (v - 2 (z + beta))/(1 + epsilon)``.
 
     Examples
     --------
@@ -58,7 +60,9 @@ class HeavyBallGram(NamedTuple):
 _AnyHeavyBall = TypeVar("_AnyHeavyBall", HeavyBall, HeavyBallGram)
 
 
-def heavy_ball_state(prediction: Numbers, kernel: Numbers, learning_rate: Numbers, c: Numbers) -> HeavyBall:
+def heavy_ball_state(
+    prediction: Numbers, kernel: Numbers, learning_rate: Numbers, c: Numbers, epsilon: Numbers = 1
+) -> HeavyBall:
     """The state of a run that starts at rest, from its prediction and its tangent kernel.
 
     Parameters
@@ -69,6 +73,8 @@ def heavy_ball_state(prediction: Numbers, kernel: Numbers, learning_rate: Number
         sign groups (:func:`sign_groups`), which move independently. Arrays are taken elementwise.
     learning_rate, c
         As in :func:`one_example_step`. The target enters with the steps, as ``beta = sqrt(c) eta y``.
+    epsilon
+        Of ``1/2 w^T H w`` where H has the eigenvalues ``sqrt(c)`` and ``-epsilon sqrt(c)``; from 0 to 1.
 
     Returns
     -------
@@ -77,7 +83,8 @@ def heavy_ball_state(prediction: Numbers, kernel: Numbers, learning_rate: Number
     Raises
     ------
     ValueError
-        For a kernel below ``2 sqrt(c) |g|``, which no such model has (not inside ``jit``: NaN there).
+        For a kernel below ``2 sqrt(c) |g|`` (``2 sqrt(c) epsilon |g|`` for a negative g), which no such model has, but
+        for rounding. Not inside ``jit``: NaN there.
 
     Examples
     --------
@@ -86,10 +93,17 @@ def heavy_ball_state(prediction: Numbers, kernel: Numbers, learning_rate: Number
     >>> round(z, 4), round(v, 4)
     (0.0066, 2.1)
     """
-    size, signed = learning_rate * kernel / 2, c**0.5 * learning_rate * prediction
-    if not any(isinstance(value, jax.core.Tracer) for value in (size, signed)):
-        refuse(np.abs(signed) > size, "kernel", "at least 2 sqrt(c) |prediction|", np.asarray(kernel))
-    x, y = (size + signed) ** 0.5, (size - signed) ** 0.5
+    size, signed = learning_rate * kernel, c**0.5 * learning_rate * prediction
+    xx, yy = (size + 2 * epsilon * signed) / (1 + epsilon), (size - 2 * signed) / (1 + epsilon)
+    if not any(isinstance(value, jax.core.Tracer) for value in (xx, yy)):
+        least = "at least 2 sqrt(c) |prediction|"
+        if np.any(np.asarray(epsilon) != 1):
+            least += ", times epsilon for a negative one"
+        # A sum of squares that a network computed in float32 may be a little less than 0.
+        slack = SLACK * size
+        refuse((xx < -slack) | (yy < -slack), "kernel", least, np.asarray(kernel))
+        xx, yy = (np.maximum(square, 0) if np.any(square < 0) else square for square in (xx, yy))
+    x, y = xx**0.5, yy**0.5
     return HeavyBall(x, x, y, y)
 
 
@@ -126,7 +140,7 @@ def heavy_ball_gram(
     return HeavyBallGram(*sums, *differences)
 
 
-def heavy_ball_step(state: _AnyHeavyBall, momentum: Numbers, beta: Numbers = 0) -> _AnyHeavyBall:
+def heavy_ball_step(state: _AnyHeavyBall, momentum: Numbers, beta: Numbers = 0, epsilon: Numbers = 1) -> _AnyHeavyBall:
     """One step of heavy ball, ``w' = w - eta grad + momentum (w - w_before)``, on one example.
 
     Parameters
@@ -136,6 +150,8 @@ def heavy_ball_step(state: _AnyHeavyBall, momentum: Numbers, beta: Numbers = 0) 
         ``mu`` in [0, 1); 0 is gradient descent, :func:`signed_step`.
     beta
         ``sqrt(c) eta y``.
+    epsilon
+        As in :func:`heavy_ball_state`; with momentum 0 the step is then :func:`two_eigenvalue_step`.
 
     Returns
     -------
@@ -143,9 +159,10 @@ def heavy_ball_step(state: _AnyHeavyBall, momentum: Numbers, beta: Numbers = 0) 
 
     Notes
     -----
-    ``X' = (1 + mu - z) X - mu X_before``, ``Y' = (1 + mu + z) Y - mu Y_before`` with
+    ``X' = (1 + mu - z) X - mu X_before``, ``Y' = (1 + mu + epsilon z) Y - mu Y_before`` with
     ``z = (X^2 - Y^2)/2 - beta``; exact for the quadratic model of a two-layer ReLU network and for general quadratic
-    models with ``Sigma^3 = s^2 Sigma``. The kernel is stable below ``v = 2 (1 + mu)``.
+    models with ``Sigma^3 = s^2 Sigma`` (epsilon = 1), and for two eigenvalues. The kernel is stable below
+    ``v = 2 (1 + mu)``.
 
     Examples
     --------
@@ -154,7 +171,7 @@ def heavy_ball_step(state: _AnyHeavyBall, momentum: Numbers, beta: Numbers = 0) 
     (1.25, 0.75)
     """
     z = heavy_ball_observables(state, beta).z
-    for_x, for_y = 1 + momentum - z, 1 + momentum + z
+    for_x, for_y = 1 + momentum - z, 1 + momentum + epsilon * z
     if isinstance(state, HeavyBall):
         x, x_before, y, y_before = state
         return HeavyBall(for_x * x - momentum * x_before, x, for_y * y - momentum * y_before, y)
@@ -170,8 +187,8 @@ def _moved(factor, momentum, square, between, before):
     return new, factor * square - momentum * between, square
 
 
-def heavy_ball_observables(state: HeavyBall | HeavyBallGram, beta: Numbers = 0) -> Signed:
-    """Residual and tangent kernel without units, ``z = sqrt(c) eta r`` and ``v = eta lambda``.
+def heavy_ball_observables(state: HeavyBall | HeavyBallGram, beta: Numbers = 0, epsilon: Numbers = 1) -> Signed:
+    """Residual and tangent kernel without units, ``z = sqrt(c) eta r`` and ``v = eta lambda = X^2 + epsilon Y^2``.
 
     Examples
     --------
@@ -182,7 +199,7 @@ def heavy_ball_observables(state: HeavyBall | HeavyBallGram, beta: Numbers = 0) 
         xx, yy = state.x * state.x, state.y * state.y
     else:
         xx, yy = state.xx, state.yy
-    return Signed((xx - yy) / 2 - beta, xx + yy)
+    return Signed((xx - yy) / 2 - beta, xx + epsilon * yy)
 
 
 def transient_growth(momentum: Numbers) -> Answer:

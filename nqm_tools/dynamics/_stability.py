@@ -150,7 +150,8 @@ class Equilibrium(NamedTuple):
         (2,), the eigenvalues of the step's Jacobian in (z, v), with the sign of z followed; largest modulus first. With
         momentum (4,), in the four numbers of :class:`HeavyBall`, up to a reflection of them.
     stable : bool
-        Whether the residual contracts nearby, its multiplier below 1 in modulus: False at v = 2, where it is -1.
+        Whether the residual contracts nearby: the modulus of its multiplier is below 1. False at v = 2, where it is -1;
+        True at v = 0, where it is 1 and beside which a network has v > 0.
 
     Examples
     --------
@@ -213,7 +214,7 @@ def equilibrium(v: float, beta: float = 0.0, momentum: float = 0.0) -> Equilibri
     if v < 2 * abs(beta):
         raise ValueError(f"v must be at least 2 |beta| = {2 * abs(beta):g}, where a network's r is 0; got {v:g}")
     if momentum:
-        return Equilibrium(0.0, v, 1, multipliers_at_rest(v, momentum), 0 < v < 2 * (1 + momentum))
+        return Equilibrium(0.0, v, 1, multipliers_at_rest(v, momentum), v < 2 * (1 + momentum))
     multipliers = np.array(sorted((1.0, 1 - v), key=abs, reverse=True))
     return Equilibrium(0.0, v, 1, multipliers, v < 2)
 

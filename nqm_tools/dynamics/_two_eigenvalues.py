@@ -8,6 +8,7 @@ import numpy as np
 
 from nqm_tools._types import Numbers
 from nqm_tools.dynamics._checks import Answer, check_float64, refuse, scalar
+from nqm_tools.dynamics._heavy_ball import check_momentum
 
 
 class TwoEigenvalues(NamedTuple):
@@ -42,7 +43,7 @@ def two_eigenvalue_step(state: TwoEigenvalues, epsilon: Numbers, target: Numbers
     With ``T_k = eta w^T H^(k+2) w`` a step is ``z' = z - z T + z^2 T_1/2``, ``T' = T - 2 z T_1 + z^2 T_2``; two
     eigenvalues close it: ``T_1 = (1 - epsilon) T + 2 epsilon (z + E)``, ``T_2 = (1 - epsilon) T_1 + epsilon T``. A
     quadratic objective in two directions, after Agarwala, Pedregosa and Pennington (2023); eigenvalues and units are
-    ours. Exact.
+    ours. Exact. With momentum it takes four numbers: :func:`heavy_ball_step`, with its ``epsilon``.
 
     >>> two_eigenvalue_step(TwoEigenvalues(0.5, 2.0), epsilon=1.0)
     TwoEigenvalues(z=-0.375, kernel=1.5)
@@ -54,37 +55,43 @@ def two_eigenvalue_step(state: TwoEigenvalues, epsilon: Numbers, target: Numbers
     return TwoEigenvalues(z - z * kernel + z * z * first / 2, kernel - 2 * z * first + z * z * second)
 
 
-def two_eigenvalue_edge(epsilon: Numbers, target: Numbers = 0.0) -> Answer:
+def two_eigenvalue_edge(epsilon: Numbers, target: Numbers = 0.0, momentum: Numbers = 0.0) -> Answer:
     """Where the tangent kernel ends, times ``eta``, of the runs that sharpen to the edge of stability.
 
     Parameters
     ----------
     epsilon, target
-        As in :func:`two_eigenvalue_step`; arrays are taken elementwise. ``target`` below 1.
+        As in :func:`two_eigenvalue_step`; arrays are taken elementwise. ``target`` below ``1 + mu``.
+    momentum
+        ``mu`` of heavy ball, in [0, 1).
 
     Returns
     -------
     float or numpy.ndarray
-        ``2 - epsilon (1 - E)/2 - epsilon^2 (1 - E)(27 - 11 E)/32``.
+        ``2 - epsilon (1 - E)/2 - epsilon^2 (1 - E)(27 - 11 E)/32``; with momentum ``1 + mu`` times that at
+        ``E = target/(1 + mu)`` less ``(1 + mu) mu epsilon^2 (1 - E)^2/(2 (1 - mu)^2)``.
 
     Raises
     ------
     ValueError, TypeError
-        For an epsilon outside 0 to 1, a target of 1 or more.
+        For an epsilon outside 0 to 1, a target of ``1 + mu`` or more, a momentum outside [0, 1).
 
     Notes
     -----
     Derived: it is :func:`two_eigenvalue_curve` at ``z = 0``, to second order in epsilon. Runs reach that curve if they
-    come to it from far enough above 2; others end nearer to 2, or lower (:func:`two_eigenvalue_end`).
+    come to it from far enough above 2; others end nearer to 2, or lower (:func:`two_eigenvalue_end`). With momentum
+    epsilon has to be small against ``(1 - mu)^2/mu``, and the swing by which a run arrives may throw it far off.
 
-    >>> round(two_eigenvalue_edge(0.02), 5)
-    1.98966
+    >>> round(two_eigenvalue_edge(0.02), 5), round(two_eigenvalue_edge(0.02, momentum=0.5), 5)
+    (1.98966, 2.98389)
     """
-    epsilon, target = _check(epsilon, target)
-    return scalar(2 - epsilon * (1 - target) / 2 - epsilon**2 * (1 - target) * (27 - 11 * target) / 32)
+    epsilon, target, momentum = _check(epsilon, target, momentum)
+    share = 1 - target / (1 + momentum)
+    edge = 2 - epsilon * share / 2 - epsilon**2 * share * (16 + 11 * share) / 32
+    return scalar((1 + momentum) * (edge - epsilon**2 * share**2 * momentum / (2 * (1 - momentum) ** 2)))
 
 
-def two_eigenvalue_curve(z: Numbers, epsilon: Numbers, target: Numbers = 0.0) -> Answer:
+def two_eigenvalue_curve(z: Numbers, epsilon: Numbers, target: Numbers = 0.0, momentum: Numbers = 0.0) -> Answer:
     """The curve, T over z, along which runs come down to :func:`two_eigenvalue_edge`, z changing its sign every step.
 
     Arguments and errors as in :func:`two_eigenvalue_edge`, and the z where it is asked for.
@@ -97,16 +104,18 @@ def two_eigenvalue_curve(z: Numbers, epsilon: Numbers, target: Numbers = 0.0) ->
               + 2 z^4 - e (19 - 15 E) z^2/8 - e^2 (1 - E)(27 - 11 E)/32
 
     Derived by comparing coefficients in ``H(z') = T'``. For z of the order of ``sqrt(e)`` what it leaves out is of
-    order ``e^(5/2)``.
+    order ``e^(5/2)``. With momentum it is ``1 + mu`` times the curve at ``z/(1 + mu)`` and ``E/(1 + mu)``, but for the
+    last term, which is that of :func:`two_eigenvalue_edge`.
 
     >>> two_eigenvalue_curve(0.0, 0.02) == two_eigenvalue_edge(0.02)
     True
     """
-    z, epsilon, target = check_float64(z=z, epsilon=epsilon, target=target)
-    sharpening = epsilon * (1 - target)
-    even = 2 * z**2 + 2 * z**4 - epsilon * (19 - 15 * target) * z**2 / 8
-    odd = 2 * z + 2 * z**3 - 2 * sharpening * z
-    return scalar(two_eigenvalue_edge(epsilon, target) + even + odd)
+    z, epsilon, target, momentum = check_float64(z=z, epsilon=epsilon, target=target, momentum=momentum)
+    edge = two_eigenvalue_edge(epsilon, target, momentum)
+    z, share = z / (1 + momentum), 1 - target / (1 + momentum)
+    even = 2 * z**2 + 2 * z**4 - epsilon * (4 + 15 * share) * z**2 / 8
+    odd = 2 * z + 2 * z**3 - 2 * epsilon * share * z
+    return scalar(edge + (1 + momentum) * (even + odd))
 
 
 def two_eigenvalue_end(state: TwoEigenvalues, epsilon: Numbers, target: Numbers = 0.0) -> Answer:
@@ -141,7 +150,7 @@ def two_eigenvalue_end(state: TwoEigenvalues, epsilon: Numbers, target: Numbers 
     """
     from scipy.special import lambertw
 
-    epsilon, target = _check(epsilon, target)
+    epsilon, target, _ = _check(epsilon, target, 0.0)
     z, kernel, epsilon, target = check_float64(z=state.z, kernel=state.kernel, epsilon=epsilon, target=target)
     refuse(epsilon == 0, "epsilon", "positive", epsilon)
     sharpening = epsilon * (1 - target)
@@ -151,8 +160,9 @@ def two_eigenvalue_end(state: TwoEigenvalues, epsilon: Numbers, target: Numbers 
     return scalar(2 - sharpening / 2 * (1 + lambertw(-conserved / np.e).real))
 
 
-def _check(epsilon, target):
-    epsilon, target = check_float64(epsilon=epsilon, target=target)
+def _check(epsilon, target, momentum):
+    momentum, epsilon, target = check_momentum(momentum, epsilon=epsilon, target=target)
     refuse((epsilon < 0) | (epsilon > 1), "epsilon", "from 0 to 1", epsilon)
-    refuse(target >= 1, "target", "below 1", target)
-    return epsilon, target
+    most = "below 1 + momentum" if np.any(momentum) else "below 1"
+    refuse(target >= 1 + momentum, "target", most, target)
+    return epsilon, target, momentum

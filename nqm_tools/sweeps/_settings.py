@@ -101,8 +101,9 @@ class Sweep:
         A title; it does not belong to the runs' settings.
     **training
         ``steps`` and other arguments of :func:`nqm_tools.train`: ``batch_size``, ``batches``, ``momentum``,
-        ``nesterov``, ``optimizer`` (such as ``"optax:adam"``), ``loss``, ``record``, ``record_every``. Of
-        ``batch_size``, ``momentum`` and ``optimizer`` there may be several, as lists.
+        ``nesterov``, ``optimizer`` (such as ``"optax:adam"``), ``loss``, ``record``, ``record_every``; and ``warmup``,
+        over how many steps each run's rate rises linearly to what it is. Of ``batch_size``, ``momentum`` and
+        ``optimizer`` there may be several, as lists.
 
     Raises
     ------

@@ -317,7 +317,9 @@ def _snapshot(problem, method, state, rate, t):
 
 def _rate(method, rate, t, dtype):
     """The learning rate of step t."""
-    return rate if method.schedule is None else jnp.asarray(method.schedule(t), dtype)
+    if method.schedule is not None:
+        return jnp.asarray(method.schedule(t), dtype)
+    return rate * jnp.minimum((t + 1) / method.warmup, 1).astype(dtype) if method.warmup else rate
 
 
 def chunk_of_steps(method, problem, rule, batch, start, stop, scalars):

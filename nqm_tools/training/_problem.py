@@ -41,7 +41,9 @@ SCHEDULE_STEPS = 10_000
 
 
 class Method:
-    """How to train, checked; the arguments of :func:`nqm_tools.train`.
+    """How to train, checked; the arguments of :func:`nqm_tools.train`, and ``warmup`` of a sweep.
+
+    With ``warmup`` steps the rate of step t is ``(t + 1)/warmup`` times the run's own one, and then that one.
 
     Examples
     --------
@@ -61,6 +63,7 @@ class Method:
         batches: str = "epochs",
         nesterov: bool = False,
         optimizer: MakeOptimizer | None = None,
+        warmup: int = 0,
         schedule: Schedule | None = None,
         first: int = 0,
     ) -> None:
@@ -77,6 +80,9 @@ class Method:
                 "record: kernel_norm is of gradient descent and heavy ball, not of Nesterov or an optimizer"
             )
         self.record_every = check_whole("record_every", record_every, maximum=MOST_STEPS)
+        self.warmup = check_whole("warmup", warmup, minimum=0, maximum=MOST_STEPS)
+        if self.warmup and optimizer is not None:
+            raise ValueError("warmup is of gradient descent and heavy ball: give the optimizer a schedule of its own")
         self.schedule = schedule
 
     @functools.cached_property
@@ -99,6 +105,7 @@ class Method:
             "nesterov": getattr(rule, "nesterov", False),
             "batches": self.batches if self.batch_size is not None and self.batches != "epochs" else None,
             "optimizer": None if rule.linear else name_of(rule.make),
+            "warmup": self.warmup,
             "schedule": None if self.schedule is None else name_of(self.schedule),
             "first_step": self.first,
         }
