@@ -462,9 +462,13 @@ def test_two_eigenvalues_are_gradient_descent(epsilon, target):
 @pytest.mark.parametrize(("epsilon", "target"), [(0.05, 0.0), (0.3, 0.2), (1.0, -0.4), (0.01, 0.1)])
 def test_two_eigenvalues_with_momentum_are_four_numbers(x64, momentum, epsilon, target):
     h = np.where(np.arange(15) < 7, 1.0, -epsilon)
-    for seed in range(4):
+    for seed, ratio in enumerate((0.5, 0.95, 1.05)):
+        # At this ratio to the critical rate, with a small residual: two parts of the right lengths.
+        rate, v0 = 0.35, ratio * 2 * (1 + momentum)
+        s = target - 0.02 * v0
         w = np.random.default_rng(seed).standard_normal(15)
-        rate = (0.5 + 0.2 * seed) * 2 * (1 + momentum) / np.sum((h * w) ** 2)  # up to 1.1 times critical
+        w[:7] *= ((v0 + 2 * epsilon * s) / (1 + epsilon) / rate) ** 0.5 / np.linalg.norm(w[:7])
+        w[7:] *= ((v0 - 2 * s) / (1 + epsilon) / rate) ** 0.5 / (epsilon**0.5 * np.linalg.norm(w[7:]))
         y, before, path = target / rate, w, []
         for _ in range(101):
             r = w @ (h * w) / 2 - y

@@ -836,6 +836,7 @@ def _fresh():
     """What is computed on the spot is kept: not across a test that makes it wrong."""
     rules = (sharpening.ends, sharpening.random_runs, sharpening.first_step, our_edge.second_term, our_edge.end_law)
     rules += (our_edge.norm_law, our_edge.gates_close, kalra.route_to_chaos, kalra.parameterization, kalra.mechanism)
+    rules += (our_edge.edge_with_momentum, our_edge.cliff)
     for rule in rules:
         rule.cache_clear()
     yield
@@ -862,6 +863,19 @@ def test_wrong_maps_turn_what_is_computed_on_the_spot(monkeypatch):
     sharpening.ends.cache_clear()
     with np.errstate(all="ignore"):  # some of these diverge
         assert sharpening.ends_near_the_edge().holds is False
+    monkeypatch.setattr(our_edge, "INERTIA_EPSILONS", (0.008, 0.016))
+    assert our_edge.edge_with_momentum().holds is True
+    # Gradient descent's edge, scaled: without what the inertia adds.
+    scaled = lambda e, target, mu: (1 + mu) * edge(e, target / (1 + mu))  # noqa: E731
+    monkeypatch.setattr(dynamics, "two_eigenvalue_edge", scaled)
+    our_edge.edge_with_momentum.cache_clear()
+    assert our_edge.edge_with_momentum().holds is False
+    monkeypatch.setattr(our_edge, "CLIFF_STARTS", 40)
+    assert our_edge.cliff().holds is True
+    for momenta in ((0.0, 0.0, 0.8), (0.0, 0.8, 0.5)):  # no difference; the other way round
+        monkeypatch.setattr(our_edge, "CLIFF_MOMENTA", momenta)
+        our_edge.cliff.cache_clear()
+        assert our_edge.cliff().holds is False
     assert our_edge.norm_law().holds is True
     law = dynamics.norm_change
     monkeypatch.setattr(dynamics, "norm_change", lambda *arguments, degree: law(*arguments, degree=2))

@@ -235,6 +235,15 @@ def come_to_rest(state, momentum, beta):
     values = np.stack([np.ravel(part) for part in (*state, np.zeros(shape), momentum, beta)])
     with np.errstate(all="ignore"):
         values[4] = heavy_ball_observables(HeavyBall(*values[:4]), values[6]).z ** 2
+    peak, end = _iterated(values.tobytes())
+    return peak.reshape(shape), end.reshape(shape)
+
+
+# The peak and the end of the same runs are asked for one after the other.
+@functools.lru_cache(maxsize=4)
+def _iterated(content):
+    """Highest u and final v of runs whose rows of X, X_before, Y, Y_before, u, momentum, beta are these bytes."""
+    values = np.frombuffer(content).reshape(7, -1).copy()
     moving, done, chunk = np.arange(values.shape[1]), 0, 64
     while moving.size and done < _MOST_STEPS:
         # Padded to a power of two, with zeros (at rest), so that few sizes are compiled.
@@ -255,7 +264,8 @@ def come_to_rest(state, momentum, beta):
         u = heavy_ball_observables(HeavyBall(*values[:4]), values[6]).z ** 2
     stuck = moving[~(u[moving] < 1e-12)]
     end[stuck] = peak[stuck] = np.nan
-    return peak.reshape(shape), end.reshape(shape)
+    end.flags.writeable = peak.flags.writeable = False
+    return peak, end
 
 
 def _to_be(values):

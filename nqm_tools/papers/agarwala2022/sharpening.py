@@ -50,27 +50,27 @@ def ends_near_the_edge() -> Finding:
 @functools.cache
 def random_runs(gamma: float = GAMMA) -> tuple[Float[np.ndarray, " draws"], Float[np.ndarray, " draws"]]:
     """The largest ``eta lambda`` on the way and its end, of each draw of the random model."""
-
-    @jax.jit
-    def follow(jacobian, residual, matrices):
-        rate = FIRST_V / jnp.linalg.eigvalsh(jacobian @ jacobian.T)[-1]
-
-        def step(state, _):
-            for _ in range(5):
-                state = dynamics.quadratic_step(state, rate, lambda direction: matrices @ direction)
-            return state, rate * jnp.linalg.eigvalsh(state.jacobian @ state.jacobian.T)[-1]
-
-        return jax.lax.scan(step, dynamics.Quadratic(jacobian, residual), length=STEPS // 5)[1]
-
     highest, last = [], []
     with jax.enable_x64(True):
         for seed in range(DRAWS):
             model, data, _ = quadratic.random_regression(EXAMPLES, PARAMETERS, gamma, seed=seed)
             phi, sigma = model.featurize(jnp.asarray(data.x_train))
-            v = np.asarray(follow(phi, -jnp.asarray(data.y_train[:, 0]), gamma * sigma))
+            v = np.asarray(_follow(phi, -jnp.asarray(data.y_train[:, 0]), gamma * sigma))
             highest.append(v.max())
             last.append(v[-1])
     return np.array(highest), np.array(last)
+
+
+@jax.jit  # out here, so that every gamma finds it compiled
+def _follow(jacobian, residual, matrices):
+    rate = FIRST_V / jnp.linalg.eigvalsh(jacobian @ jacobian.T)[-1]
+
+    def step(state, _):
+        for _ in range(5):
+            state = dynamics.quadratic_step(state, rate, lambda direction: matrices @ direction)
+        return state, rate * jnp.linalg.eigvalsh(state.jacobian @ state.jacobian.T)[-1]
+
+    return jax.lax.scan(step, dynamics.Quadratic(jacobian, residual), length=STEPS // 5)[1]
 
 
 def random_models_sharpen() -> Finding:

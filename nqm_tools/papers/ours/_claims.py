@@ -227,6 +227,27 @@ def _edge_of_stability():
             "derived",
         ),
         (
+            "two eigenvalues, momentum",
+            "",
+            "with heavy ball the edge, over 1 + mu, is that of gradient descent for E/(1 + mu) less "
+            "mu epsilon^2 (1 - E/(1 + mu))^2/(2 (1 - mu)^2)",
+            "error of a run from near the curve, epsilon from 0.004 to 0.016, momentum 0.3 and 0.6, E = 0 and 0.3: "
+            "exponent 2.7 to 3.5",
+            edge.edge_with_momentum,
+            "derived",
+        ),
+        (
+            "two eigenvalues, momentum",
+            "",
+            "with momentum the edge becomes a cliff: of the runs that go past it, fewer come back to it, the more "
+            "momentum the fewer; without, all do",
+            f"{FEWEST_SEEDS} times {edge.CLIFF_STARTS} starts that reach up to {edge.CLIFF_REACH[1] - 1:.0%} past the "
+            f"edge, epsilon = {edge.CLIFF_EPSILON:g}, momentum 0, 0.5 and 0.8: without it all end within "
+            f"{edge.CLIFF_NEAR:.0%} below; the 95 % intervals of both paired differences lie below 0",
+            edge.cliff,
+            "observed",
+        ),
+        (
             "random models",
             "",
             "the mean first change of v^T K v is eta^2 gamma^2 |g|^2 (p + 1)/p over symmetric Gaussian matrices",

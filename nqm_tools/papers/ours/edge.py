@@ -7,9 +7,19 @@ import itertools
 from typing import TYPE_CHECKING
 
 import numpy as np
+from jaxtyping import Float
 
 from nqm_tools import dynamics
-from nqm_tools.papers._rules import FEWEST_SEEDS, Check, Finding, Interval, estimate, runs_of, unknown
+from nqm_tools.papers._rules import (
+    FEWEST_SEEDS,
+    Check,
+    Finding,
+    Interval,
+    estimate,
+    estimated_percent,
+    runs_of,
+    unknown,
+)
 from nqm_tools.papers.agarwala2022 import sharpening
 from nqm_tools.papers.kalra2023b import edge
 
@@ -24,6 +34,11 @@ RATES, NEAR_TWO = (0.9, 1.1), 0.05
 SLOW_RATE = 0.7
 # One example, written out: on both sides of where gates close, and outside of the widest periodic windows.
 GATE_BETAS, GATE_SEEDS, GATE_STEPS = (1.1, 1.25, 1.4, 1.5, 1.58, 1.62, 1.66, 1.75, 1.8), 10, 5000
+# Two eigenvalues with momentum: where their edge is measured, and the cliff. Runs start with X^2 at a share of where it
+# would come to rest if Y stood still, and that is so many times the edge; what ends this near to the edge is there.
+INERTIA_EPSILONS, INERTIA_MOMENTA = (0.004, 0.008, 0.016), (0.3, 0.6)
+CLIFF_EPSILON, CLIFF_MOMENTA, CLIFF_STARTS, CLIFF_NEAR = 0.02, (0.0, 0.5, 0.8), 200, 0.01
+CLIFF_SHARE, CLIFF_REACH = (0.85, 0.95), (1.0, 1.25)
 # Of the runs whose quadratic model diverges: the share of networks that close all their gates.
 MOST = 0.9
 
@@ -112,6 +127,66 @@ def second_term() -> Finding:
     return Finding(
         f"exponents {exponents[0]:.2f} and {exponents[1]:.2f} for targets 0 and 0.3",
         all(2.7 < exponent < 3.3 for exponent in exponents),
+    )
+
+
+def ends_with_momentum(
+    reach: Float[np.ndarray, " runs"],
+    share: Float[np.ndarray, " runs"],
+    epsilon: float,
+    momentum: float,
+    target: float = 0.0,
+    steps: int = 4000,
+) -> Float[np.ndarray, " runs"]:
+    """``eta lambda`` at the end of runs of heavy ball from rest, NaN or infinite of those that diverge.
+
+    If Y stood still the kernel would come to ``2 (1 + momentum) reach``; ``X^2`` starts at that share of it.
+    """
+    rest = 2 * (1 + momentum) * np.asarray(reach)
+    x, y = (share * rest) ** 0.5, (rest - 2 * target) ** 0.5
+    state = dynamics.HeavyBall(x, x, y, y)
+    with np.errstate(all="ignore"):
+        for _ in range(steps):
+            state = dynamics.heavy_ball_step(state, momentum, target, epsilon)
+        return dynamics.heavy_ball_observables(state, target, epsilon).v
+
+
+@functools.cache
+def edge_with_momentum() -> Finding:
+    """How the error of ``two_eigenvalue_edge`` with momentum scales with epsilon: as its third power."""
+    exponents = {}
+    for momentum in INERTIA_MOMENTA:
+        for target in (0.0, 0.3):
+            errors = [
+                abs(
+                    ends_with_momentum(np.array(1.05), 1.002, e, momentum, target, steps=int(60 / e))
+                    - dynamics.two_eigenvalue_edge(e, target, momentum)
+                )
+                for e in INERTIA_EPSILONS
+            ]
+            exponents[momentum, target] = np.polyfit(np.log(INERTIA_EPSILONS), np.log(errors), 1)[0]
+    return Finding(
+        "exponents "
+        + ", ".join(f"{exponent:.2f} (momentum {m:g}, target {e:g})" for (m, e), exponent in exponents.items()),
+        all(bool(2.7 < exponent < 3.5) for exponent in exponents.values()),
+    )
+
+
+@functools.cache
+def cliff() -> Finding:
+    """The share of starts past the edge that end near it: all without momentum, and the fewer the more of it."""
+    low, high = (1 - CLIFF_NEAR, 1.0)
+    found = {momentum: [] for momentum in CLIFF_MOMENTA}
+    for seed in range(FEWEST_SEEDS):
+        rng = np.random.default_rng(seed)
+        reach, share = rng.uniform(*CLIFF_REACH, CLIFF_STARTS), rng.uniform(*CLIFF_SHARE, CLIFF_STARTS)
+        for momentum in CLIFF_MOMENTA:
+            end = ends_with_momentum(reach, share, CLIFF_EPSILON, momentum) / (2 * (1 + momentum))
+            found[momentum].append(np.mean((end > low) & (end <= high)))
+    falls = [Interval.of(np.subtract(found[more], found[less])) for less, more in itertools.pairwise(CLIFF_MOMENTA)]
+    return Finding(
+        "; ".join(f"momentum {m:g}: {estimated_percent(values)}" for m, values in found.items()),
+        bool(min(found[0.0]) == 1.0 and all(fall.high < 0 for fall in falls)),
     )
 
 
