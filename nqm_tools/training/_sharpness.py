@@ -12,25 +12,33 @@ START_ERROR, START_REPEATS = 1e-3, 50
 
 
 def start(now):
+    """A block to begin with, and that it is new."""
     size = sum(leaf.size for leaf in jax.tree.leaves(_coordinates(now)[1]))
-    block = jax.random.normal(jax.random.key(0), (BLOCK, size), now.y.dtype)
+    return jax.random.normal(jax.random.key(0), (BLOCK, size), now.y.dtype), jnp.array(True)
+
+
+def update(carry, now):
+    """An iteration from the block of the row before; a new block is iterated until it is accurate, and once more.
+
+    One loop for both, so that the product is compiled once.
+    """
+    block, new = carry
     product = _hessian(now)
 
-    def inaccurate(carry):
-        _, value, error, repeats = carry
-        return (repeats < START_REPEATS) & (error > START_ERROR * jnp.abs(value))
+    def goes_on(state):
+        repeats, was_accurate = state[3], state[5]
+        return (repeats == 0) | (new & ~was_accurate)
 
-    def repeat(carry):
-        block, value, error = _top_ritz_pairs(product, carry[0])
-        return block, value, error, carry[3] + 1
+    def repeat(state):
+        block, value, error = _top_ritz_pairs(product, state[0])
+        repeats = state[3] + 1
+        accurate = (error <= START_ERROR * jnp.abs(value)) | (repeats >= START_REPEATS)
+        return block, value, error, repeats, accurate, state[4]
 
     value = jnp.zeros((), now.y.dtype)
-    return jax.lax.while_loop(inaccurate, repeat, (block, value, value + jnp.inf, 0))[0]
-
-
-def update(block, now):
-    block, value, error = _top_ritz_pairs(_hessian(now), block)
-    return block, {"sharpness": value, "sharpness_error": error}
+    begin = block, value, value, 0, jnp.array(False), jnp.array(False)
+    block, value, error, *_ = jax.lax.while_loop(goes_on, repeat, begin)
+    return (block, jnp.array(False)), {"sharpness": value, "sharpness_error": error}
 
 
 def _coordinates(now):
@@ -58,14 +66,23 @@ def _top_ritz_pairs(product, block):
 
     The products of every basis vector are kept, so no value can lie outside the operator's range and the residual is
     true; a direction that is only rounding left (an operator of low rank) is put to zero instead of being blown up.
+
+    Loops, so that the product, which may be a large program, is compiled once and not six times.
     """
-    basis, images, candidates = [], [], list(block)
-    for _ in range(BLOCKS):
-        for vector in candidates:
-            basis.append(_orthonormal(vector, basis))
-        images += [product(vector) for vector in basis[-BLOCK:]]
-        candidates = images[-BLOCK:]
-    basis, images = jnp.stack(basis), jnp.stack(images)
+
+    def extend(number, carry):
+        basis, images, candidates = carry
+        first = number * BLOCK
+
+        def add(i, basis):
+            return basis.at[first + i].set(_orthonormal(candidates[i], basis))
+
+        basis = jax.lax.fori_loop(0, BLOCK, add, basis)
+        candidates = jax.lax.map(product, jax.lax.dynamic_slice_in_dim(basis, first, BLOCK))
+        return basis, jax.lax.dynamic_update_slice_in_dim(images, candidates, first, 0), candidates
+
+    empty = jnp.zeros((BLOCK * BLOCKS, block.shape[1]), block.dtype)
+    basis, images, _ = jax.lax.fori_loop(0, BLOCKS, extend, (empty, empty, block))
     matrix = basis @ images.T
     matrix = (matrix + matrix.T) / 2
     # Below all eigenvalues, and no larger than needed: an eigenvalue's rounding error is relative to the largest.
@@ -78,10 +95,14 @@ def _top_ritz_pairs(product, block):
 
 
 def _orthonormal(vector, basis):
+    """The part of a vector outside of the rows of ``basis``, some of which are zero, at length 1."""
     before = jnp.linalg.norm(vector)
-    for _ in range(2):  # twice is enough (Kahan and Parlett)
-        for other in basis:
-            vector = vector - (other @ vector) * other
+
+    def without(i, vector):
+        other = basis[i % len(basis)]
+        return vector - (other @ vector) * other
+
+    vector = jax.lax.fori_loop(0, 2 * len(basis), without, vector)  # twice is enough (Kahan and Parlett)
     after = jnp.linalg.norm(vector)
     rounding = 100 * jnp.finfo(vector.dtype).eps * before
     return jnp.where(after > rounding, vector / jnp.where(after > 0, after, 1), 0)
