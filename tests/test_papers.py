@@ -872,7 +872,7 @@ def test_wrong_maps_turn_what_is_computed_on_the_spot(monkeypatch):
     assert our_edge.edge_with_momentum().holds is False
     monkeypatch.setattr(our_edge, "CLIFF_STARTS", 40)
     assert our_edge.cliff().holds is True
-    for momenta in ((0.0, 0.0, 0.8), (0.0, 0.8, 0.5)):  # no difference; the other way round
+    for momenta in ((0.0, 1e-9, 0.8), (0.0, 0.8, 0.5)):  # no difference; the other way round
         monkeypatch.setattr(our_edge, "CLIFF_MOMENTA", momenta)
         our_edge.cliff.cache_clear()
         assert our_edge.cliff().holds is False
