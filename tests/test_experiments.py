@@ -7,9 +7,12 @@ import pytest
 
 from nqm_tools import papers, report, sweeps
 from nqm_tools.sweeps import Sweep
+from nqm_tools.sweeps._references import make_importable
 from nqm_tools.sweeps._settings import _read as read
 
 FILES = sorted((pathlib.Path(__file__).resolve().parent.parent / "experiments").glob("*.toml"))
+# The copies here lie elsewhere than the modules that they name.
+make_importable(str(FILES[0].parent))
 EXAMPLES = 12, 8  # a generated pool has ten of each of the two classes
 
 
