@@ -8,6 +8,7 @@ import numpy as np
 
 from nqm_tools._program import Fresh, plain_switches
 from nqm_tools._tiles import MEMORY, REVERSE, working_numbers
+from nqm_tools.expansions import FunctionModel, TaylorModel
 from nqm_tools.networks import Convolutional, FullyConnected, architecture
 
 # A model couples its examples where its gradients on them one by one and together differ by more than a share. In
@@ -22,9 +23,11 @@ def is_coupled(model, params, x):
     """Whether a model makes examples depend on each other, so that its gradients must be those on all of them together.
 
     The gradients of a random sum of the outputs are compared, on the examples together and one by one, here and at a
-    place nearby (a term of second order shows there). The package's networks are known not to. Where values are being
-    traced, others stand for them.
+    place nearby (a term of second order shows there). The package's networks are known not to. A Taylor model does where
+    its function does, whose gradients cost less. Where values are being traced, others stand for them.
     """
+    if isinstance(model, TaylorModel):
+        model, params = FunctionModel(model.f), model.params0
     known = architecture(getattr(model, "f", None))
     if len(x) == 1 or isinstance(known, FullyConnected | Convolutional):
         return False
