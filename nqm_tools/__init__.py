@@ -9,8 +9,9 @@ Start with ``notebooks/00_start_here.ipynb``. The public names:
   noise of mini-batches.
 - ``diagnose``: a model of your own, in one call: does it catapult, and is its quadratic model right.
 - ``dynamics``: the exact low-dimensional maps of quadratic models and their laws; ``quadratic``: general models.
-- ``train``, ``Run``, ``regime``: gradient descent and what a run showed; ``max_stable_learning_rate``. ``losses``,
-  ``Recorder``, ``closed_forms``: what is minimised, what is recorded, and what is trained in a model's place.
+- ``train``, ``Run``, ``regime``: gradient descent and what a run showed; ``max_stable_learning_rate``;
+  ``phase_constants``, of the first steps. ``losses``, ``Recorder``, ``closed_forms``: what is minimised, what is
+  recorded, and what is trained in a model's place.
 - ``sweeps``: many runs, kept in a store of Parquet files; ``papers``, ``report``: which claims they bear out.
 """
 
@@ -47,13 +48,22 @@ from nqm_tools.kernels import (  # noqa: E402
     top_eigenpairs,
 )
 from nqm_tools.networks import Network  # noqa: E402
-from nqm_tools.training import Recorder, Run, max_stable_learning_rate, regime, train  # noqa: E402
+from nqm_tools.training import (  # noqa: E402
+    PhaseConstants,
+    Recorder,
+    Run,
+    max_stable_learning_rate,
+    phase_constants,
+    regime,
+    train,
+)
 
 __all__ = [
     "Data",
     "Diagnosis",
     "KernelStep",
     "Network",
+    "PhaseConstants",
     "Recorder",
     "Run",
     "__version__",
@@ -71,6 +81,7 @@ __all__ = [
     "max_stable_learning_rate",
     "networks",
     "papers",
+    "phase_constants",
     "plotting",
     "quadratic",
     "quadraticize",

@@ -1,4 +1,4 @@
-"""The paper's data sets as two-class problems with labels ±1, synthetic ones, and a container for your own.
+"""The paper's data sets as problems of two classes or more, synthetic ones, and a container for your own.
 
 ``digits`` ships inside scikit-learn. ``cifar2``, ``mnist``, ``svhn2``, ``fsdd`` and ``ag_news`` are the paper's: their
 files are found in ``root``, in the folder named by ``NQM_DATA_DIR``, in the cache, or downloaded and checked.
@@ -223,19 +223,20 @@ def load(
     seed: int,
     root: FilePath | None = None,
 ) -> Data:
-    """A random two-class sample of a data set.
+    """A random sample of two classes, or more, of a data set.
 
     Parameters
     ----------
     name : {"digits", "cifar2", "mnist", "svhn2", "fsdd", "ag_news"}
-    classes : pair of int, optional
+    classes : sequence of int, optional
         The class labelled +1 and the one labelled -1. By default the paper's pair (airplane and bird in CIFAR-10,
-        digits 0 and 2, spoken digits 1 and 3, World and Sports news).
+        digits 0 and 2, spoken digits 1 and 3, World and Sports news). Three or more have one-hot labels, a column a
+        class in this order: ``range(10)`` is all of MNIST.
     n_train, n_test : int
         How many examples to draw, without replacement; ``n_test`` may be 0. Where the publisher has a test set,
         test examples come from it; ``digits`` and ``fsdd`` are split at random.
     label_noise : float
-        The share of training labels to flip, in [0, 1), rounded to whole labels.
+        The share of training labels to flip, in [0, 1), rounded to whole labels. For two classes.
     seed : int
         Decides the draw and the flips.
     root : path, optional
@@ -244,7 +245,8 @@ def load(
     Returns
     -------
     Data
-        Images (n, height, width, channels), labels (n, 1), shifted and scaled by scalars of the training sample.
+        Images (n, height, width, channels), shifted and scaled by scalars of the training sample, and labels (n, 1), or
+        (n, k) for k > 2 classes.
 
     Raises
     ------
@@ -267,7 +269,7 @@ def load(
         root = _files.check_folder("root", root)
 
     files = _files.locate(name, root) if name in _files.SOURCES else []
-    train_pool, test_pool = _two_classes(name, classes, tuple((f.path, f.md5) for f in files))
+    train_pool, test_pool = _of_classes(name, classes, tuple((f.path, f.md5) for f in files))
     rng = np.random.default_rng(seed)
     if test_pool is None:
         total = len(train_pool[1])
@@ -305,8 +307,13 @@ def check_load(name, *, classes=None, n_train, n_test, label_noise=0.0, seed=0):
     """The arguments of :func:`load` but ``root``, checked as far as they can be without the files."""
     check_choice("name", name, NAMES)
     dataset = _DATASETS[name]
+    classes = _check_classes(dataset.default if classes is None else classes, dataset.classes)
+    if label_noise and len(classes) > 2:
+        raise ValueError(
+            f"label_noise flips the labels of two classes; got {label_noise!r} with {len(classes)} classes"
+        )
     return (
-        _check_classes(dataset.default if classes is None else classes, dataset.classes),
+        classes,
         check_whole("n_train", n_train, maximum=MOST),
         check_whole("n_test", n_test, minimum=0, maximum=MOST),
         check_fraction("label_noise", label_noise),
@@ -316,19 +323,19 @@ def check_load(name, *, classes=None, n_train, n_test, label_noise=0.0, seed=0):
 
 def _check_classes(classes, known):
     # A set has no first class.
-    row = isinstance(classes, tuple | list) or (isinstance(classes, np.ndarray) and classes.ndim == 1)
-    pair = tuple(classes) if row else ()
-    if len(pair) != 2:
-        raise ValueError(f"classes must be a pair such as {known[:2]}; got {classes!r}")
-    whole = all(isinstance(value, numbers.Integral) and not isinstance(value, bool) for value in pair)
-    if not (whole and all(value in known for value in pair)) or pair[0] == pair[1]:
-        raise ValueError(f"classes must be two different ones of {known}; got {pair!r}")
-    return int(pair[0]), int(pair[1])
+    row = isinstance(classes, tuple | list | range) or (isinstance(classes, np.ndarray) and classes.ndim == 1)
+    chosen = tuple(classes) if row else ()
+    if len(chosen) < 2:
+        raise ValueError(f"classes must be a pair such as {known[:2]}, or more; got {classes!r}")
+    whole = all(isinstance(value, numbers.Integral) and not isinstance(value, bool) for value in chosen)
+    if not (whole and all(value in known for value in chosen)) or len(set(chosen)) < len(chosen):
+        raise ValueError(f"classes must be two or more different ones of {known}; got {chosen!r}")
+    return tuple(map(int, chosen))
 
 
 @functools.lru_cache(maxsize=2)
-def _two_classes(name, classes, files):
-    """Both pools, reduced to two classes with labels ±1; kept, since every seed draws from them anew."""
+def _of_classes(name, classes, files):
+    """Both pools, reduced to some classes with their labels; kept, since every seed draws from them anew."""
     pools = _DATASETS[name].pools([path for path, _ in files])
     return tuple(None if pool is None else _reduce(pool, classes) for pool in pools)
 
@@ -336,12 +343,13 @@ def _two_classes(name, classes, files):
 def _reduce(pool, classes):
     examples, labels = pool
     rows = np.flatnonzero(np.isin(labels, classes))
-    return _pick(examples, rows), np.where(labels[rows] == classes[0], 1.0, -1.0)
+    of_each = labels[rows][:, None] == np.array(classes)
+    return _pick(examples, rows), of_each.astype(float) if len(classes) > 2 else np.where(of_each[:, :1], 1.0, -1.0)
 
 
 def _take(pool, rows):
     examples, labels = pool
-    return _pick(examples, rows), labels[rows][:, None]
+    return _pick(examples, rows), labels[rows]
 
 
 def _pick(examples, rows):

@@ -1,4 +1,4 @@
-"""The paper's architectures as neural-tangents ``stax`` triples, in NTK parameterisation and without biases.
+"""The papers' architectures as neural-tangents ``stax`` triples, without biases, in NTK parameterisation by default.
 
 >>> import jax
 >>> net = two_layer_fc(width=16)
@@ -24,7 +24,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Real
 from neural_tangents import stax
 
 from nqm_tools._types import Function, Inputs, Outputs
-from nqm_tools._validation import InputError, check_choice, check_whole
+from nqm_tools._validation import InputError, check_choice, check_number, check_rate, check_whole
 
 ACTIVATION_FUNCTIONS = {
     "relu": lambda h: jnp.maximum(h, 0),
@@ -32,9 +32,53 @@ ACTIVATION_FUNCTIONS = {
     "swish": jax.nn.swish,
     "linear": lambda h: h,
 }
+# Their second derivative is zero (almost) everywhere; so is that of a leaky ReLU.
+PIECEWISE_LINEAR = ("relu", "linear")
 MOST_LAYERS = 1000  # each is a step of its own to JAX, so more than this compiles for hours
 READOUTS = ("average", "flatten")
-READOUT_INITS = ("sign", "normal")
+DEEP = (*ACTIVATION_FUNCTIONS, "leaky_relu")  # activations of networks of any depth
+READOUT_INITS = ("sign", "normal", "zero")
+PARAMETERIZATIONS = ("ntk", "standard")
+
+
+@dataclasses.dataclass(frozen=True)
+class LeakyRelu:
+    """The activation ``h`` for positive h, ``slope h`` for others.
+
+    Examples
+    --------
+    >>> LeakyRelu(0.5)(jnp.array([-2.0, 3.0])).tolist()
+    [-1.0, 3.0]
+    """
+
+    slope: float
+
+    def __call__(self, h: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Of pre-activations, entry by entry."""
+        # As ReLU is written, so that its gates are found: one maximum with 0 a unit.
+        return (1 - self.slope) * jnp.maximum(h, 0) + self.slope * h
+
+
+def activation_function(activation: str | LeakyRelu) -> Callable[[Float[Array, "..."]], Float[Array, "..."]]:
+    """What an architecture's ``activation`` stands for.
+
+    Examples
+    --------
+    >>> float(activation_function("relu")(-1.0)), float(activation_function(LeakyRelu(0.25))(-1.0))
+    (0.0, -0.25)
+    """
+    return ACTIVATION_FUNCTIONS[activation] if isinstance(activation, str) else activation
+
+
+def is_piecewise_linear(activation: str | LeakyRelu) -> bool:
+    """Whether an activation's second derivative is zero (almost) everywhere.
+
+    Examples
+    --------
+    >>> is_piecewise_linear("relu"), is_piecewise_linear(LeakyRelu(0.5)), is_piecewise_linear("tanh")
+    (True, True, False)
+    """
+    return activation in PIECEWISE_LINEAR or isinstance(activation, LeakyRelu)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,17 +96,39 @@ class FullyConnected:
     """
 
     depth: int
-    activation: str
+    activation: str | LeakyRelu
 
     def preactivations(self, params: PyTree, x: Real[Array, "n ..."]) -> list[Float[Array, "n m"]]:
         """What goes into the activations of each hidden layer: a list of (n, m)."""
-        hidden, layers = x.reshape(len(x), -1), []
-        for weights in jax.tree.leaves(params)[:-1]:
-            if layers:
-                hidden = ACTIVATION_FUNCTIONS[self.activation](hidden)
-            hidden = hidden @ weights / math.sqrt(weights.shape[0])
-            layers.append(hidden)
-        return layers
+        return _preactivations(self.activation, params, x, lambda fan_in: 1 / math.sqrt(fan_in))
+
+
+@dataclasses.dataclass(frozen=True)
+class StandardFullyConnected:
+    """The same in standard parameterisation: layers are plain matrix products. It has no closed forms.
+
+    Examples
+    --------
+    >>> architecture(deep_fc(16, parameterization="standard"))
+    StandardFullyConnected(depth=3, activation='relu')
+    """
+
+    depth: int
+    activation: str | LeakyRelu
+
+    def preactivations(self, params: PyTree, x: Real[Array, "n ..."]) -> list[Float[Array, "n m"]]:
+        """What goes into the activations of each hidden layer: a list of (n, m)."""
+        return _preactivations(self.activation, params, x, lambda fan_in: 1.0)
+
+
+def _preactivations(activation, params, x, scale):
+    hidden, layers = x.reshape(len(x), -1), []
+    for weights in jax.tree.leaves(params)[:-1]:
+        if layers:
+            hidden = activation_function(activation)(hidden)
+        hidden = hidden @ weights * scale(weights.shape[0])
+        layers.append(hidden)
+    return layers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,8 +244,9 @@ def two_layer_fc(width: int, *, activation: str = "relu", outputs: int = 1, read
     activation : {"relu", "tanh", "swish", "linear"}
     outputs : int
         The number k of outputs.
-    readout_init : {"sign", "normal"}
-        Readout weights ±1 with equal probability (the paper's main text), or standard normal.
+    readout_init : {"sign", "normal", "zero"}
+        Readout weights ±1 with equal probability (the paper's main text), standard normal, or 0, so that the outputs
+        are.
 
     Returns
     -------
@@ -200,29 +267,68 @@ def two_layer_fc(width: int, *, activation: str = "relu", outputs: int = 1, read
     >>> bool(jnp.allclose(net(params, x), by_hand))
     True
     """
+    check_choice("activation", activation, ACTIVATION_FUNCTIONS)
     return deep_fc(width, depth=2, activation=activation, outputs=outputs, readout_init=readout_init)
 
 
 def deep_fc(
-    width: int, *, depth: int = 3, activation: str = "relu", outputs: int = 1, readout_init: str = "sign"
+    width: int,
+    *,
+    depth: int = 3,
+    activation: str = "relu",
+    outputs: int = 1,
+    readout_init: str = "sign",
+    slope: float | None = None,
+    parameterization: str = "ntk",
+    hidden_variance: float = 1.0,
 ) -> Network:
-    """A fully connected network with ``depth`` weight layers; see :func:`two_layer_fc` for the other arguments.
+    """A fully connected network with ``depth`` weight layers.
+
+    Parameters
+    ----------
+    width, outputs, readout_init
+        As in :func:`two_layer_fc`.
+    depth : int
+        Of weight layers.
+    activation : {"relu", "tanh", "swish", "linear", "leaky_relu"}
+    slope : float, optional
+        Of ``leaky_relu`` at negative h: ``h`` becomes ``slope h`` there. It goes with that activation only.
+    parameterization : {"ntk", "standard"}
+        A layer is ``h W / sqrt(fan_in)``, or ``h W`` with weights drawn smaller by ``sqrt(fan_in)``: the same function
+        at the start. One learning rate then moves a layer ``fan_in`` times as far as in the former.
+    hidden_variance : float
+        Variance of the weights of all layers but the readout (standard: times ``fan_in``). With 2 the outputs of a ReLU
+        network are as large at every depth; with 1 their variance halves with each hidden layer.
 
     Examples
     --------
     >>> params = deep_fc(16, depth=4, outputs=2).init(jax.random.key(0), (5, 8))
     >>> [weights.shape for weights in jax.tree.leaves(params)]
     [(8, 16), (16, 16), (16, 16), (16, 2)]
+    >>> net = deep_fc(16, activation="leaky_relu", slope=0.5, readout_init="zero")
+    >>> net(net.init(jax.random.key(0), (1, 8)), jnp.ones((1, 8))).tolist()
+    [[0.0]]
     """
     width, depth = check_whole("width", width), check_whole("depth", depth, minimum=2, maximum=MOST_LAYERS)
-    return _deep_fc(width, depth, *_check_options(activation, outputs, readout_init))
+    check_choice("parameterization", parameterization, PARAMETERIZATIONS)
+    hidden_variance = check_rate("hidden_variance", hidden_variance)
+    if (activation == "leaky_relu") != (slope is not None):
+        raise ValueError(
+            f"slope goes with activation 'leaky_relu', and that with a slope; got {activation!r} and {slope!r}"
+        )
+    leaky = slope is not None
+    activation, outputs, readout_init = _check_options("relu" if leaky else activation, outputs, readout_init, DEEP)
+    activation = LeakyRelu(check_number("slope", slope)) if leaky else activation
+    return _deep_fc(width, depth, activation, outputs, readout_init, parameterization, hidden_variance)
 
 
 @functools.cache
-def _deep_fc(width, depth, activation, outputs, readout_init):
-    hidden = [layer for _ in range(depth - 1) for layer in (_dense(width), _activation(activation))]
-    triple = stax.serial(stax.Flatten(), *hidden, _dense(outputs))
-    return _network(triple, depth, readout_init, _check_fc_input, FullyConnected(depth, activation))
+def _deep_fc(width, depth, activation, outputs, readout_init, parameterization, hidden_variance):
+    dense = functools.partial(_dense, parameterization=parameterization)
+    hidden = [layer for _ in range(depth - 1) for layer in (dense(width), _activation(activation))]
+    triple = stax.serial(stax.Flatten(), *hidden, dense(outputs))
+    known = {"ntk": FullyConnected, "standard": StandardFullyConnected}[parameterization](depth, activation)
+    return _network(triple, depth, readout_init, _check_fc_input, known, hidden_variance)
 
 
 def architecture(f: object) -> object | None:
@@ -287,32 +393,43 @@ def _is_key(key):
     return key.dtype == jnp.uint32 and key.ndim == 1  # the older, untyped keys
 
 
-def _check_options(activation, outputs, readout_init):
-    check_choice("activation", activation, ACTIVATION_FUNCTIONS)
+def _check_options(activation, outputs, readout_init, activations=tuple(ACTIVATION_FUNCTIONS)):
+    check_choice("activation", activation, activations)
     check_choice("readout_init", readout_init, READOUT_INITS)
     return activation, check_whole("outputs", outputs), readout_init
 
 
-def _dense(width):
-    return stax.Dense(width, W_std=1.0, b_std=None, parameterization="ntk")
+def _dense(width, parameterization="ntk"):
+    return stax.Dense(width, W_std=1.0, b_std=None, parameterization=parameterization)
 
 
 def _activation(name):
-    # stax knows the infinite-width kernels of these two; its ReLU is the same function.
+    # stax knows the infinite-width kernels of these; its ReLUs are the same functions.
+    if isinstance(name, LeakyRelu):
+        return stax.LeakyRelu(name.slope)
     known = {"relu": stax.Relu, "linear": stax.Identity}
-    return known[name]() if name in known else stax.Elementwise(ACTIVATION_FUNCTIONS[name])
+    return known[name]() if name in known else stax.Elementwise(activation_function(name))
 
 
-def _network(triple, depth, readout_init, check_input, architecture):
+def _network(triple, depth, readout_init, check_input, architecture, hidden_variance=1.0):
     init_stax, apply_stax, kernel_fn = triple
+    if readout_init == "zero" or hidden_variance != 1 or isinstance(architecture, StandardFullyConnected):
+        kernel_fn = None  # stax has that of the others
 
     def init_fn(key, input_shape):
         check_input(input_shape)
         key_stax, key_sign = jax.random.split(key)
         output_shape, params = init_stax(key_stax, input_shape)
+        if hidden_variance != 1:
+            params = [*jax.tree.map(lambda w: math.sqrt(hidden_variance) * w, params[:-1]), params[-1]]
+        readout = params[-1][0]
         if readout_init == "sign":
-            readout = params[-1][0]
-            params[-1] = (jax.random.rademacher(key_sign, readout.shape, readout.dtype), *params[-1][1:])
+            signs = jax.random.rademacher(key_sign, readout.shape, readout.dtype)
+            if isinstance(architecture, StandardFullyConnected):
+                signs = signs / math.sqrt(readout.shape[0])
+            params[-1] = (signs, *params[-1][1:])
+        elif readout_init == "zero":
+            params[-1] = (jnp.zeros_like(readout), *params[-1][1:])
         return output_shape, params
 
     def apply_fn(params, x, **kwargs):

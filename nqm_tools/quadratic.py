@@ -17,9 +17,18 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, Real
 
 from nqm_tools._types import Inputs
-from nqm_tools._validation import InputError, check_function, check_inputs, check_number, check_whole
+from nqm_tools._validation import (
+    InputError,
+    check_choice,
+    check_function,
+    check_inputs,
+    check_number,
+    check_rate,
+    check_whole,
+)
 from nqm_tools.datasets import Data
 from nqm_tools.expansions import Model, pytree_model
+from nqm_tools.networks import ACTIVATION_FUNCTIONS
 
 
 @pytree_model
@@ -423,3 +432,142 @@ def random_regression(n: int, p: int, gamma: float, *, seed: int = 0) -> RandomR
     provenance = {"name": "random_regression", "n": n, "p": p, "gamma": gamma, "seed": seed}
     data = Data("random regression", np.eye(n), rng.standard_normal(n), provenance=provenance)
     return RandomRegression(model, data, jnp.zeros(p))
+
+
+def quadratic_net(
+    p: int,
+    *,
+    dimension: int = 1,
+    moduli: tuple[float, float] = (1.0, 1.0),
+    activation: str = "linear",
+    features: int = 0,
+    seed: int = 0,
+) -> GeneralQuadraticModel:
+    """A quadratic net of Meltzer, Chen and Liu (2023): random matrices of the inputs, with or without a bias.
+
+    Parameters
+    ----------
+    p : int
+        Weights of the quadratic part, an even number.
+    dimension : int
+        d, of the inputs.
+    moduli : pair of float
+        The ends of the interval from which the moduli mu of eigenvalues are drawn, uniformly.
+    activation : {"linear", "relu", "tanh", "swish"}
+        Of the matrices' entries.
+    features : int
+        F, weights of a linear part of their own, the bias; with 0 the model is purely quadratic.
+    seed : int
+        Of the draw.
+
+    Returns
+    -------
+    GeneralQuadraticModel
+        For inputs (n, d) and parameters (F + p,), the linear ones first, standard normal:
+        ``w_a . phi(x) + gamma/2 w_b^T Sigma(x) w_b`` with ``Sigma(x) = act(sum_i x_i W_i / sqrt(d))``,
+        ``gamma = sqrt(2/p)``, ``phi(x) = U^T x / sqrt(d F)``, U standard normal. W_i has the eigenvalues ±mu in a
+        random basis; for d = 1 without activation in that of the weights, to which a normal start is blind.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For sizes that are not whole or positive, an odd p, moduli that are no rising pair of positive numbers.
+
+    Notes
+    -----
+    The form is theirs; random bases by QR of a normal matrix are ours.
+
+    >>> model = quadratic_net(4, features=2)
+    >>> x, w = jnp.array([[2.0]]), jnp.array([0.0, 0.0, 1.0, 0.0, 0.0, 0.0])
+    >>> round(model(w, x).item(), 4)  # sqrt(2/4)/2 times 2
+    0.7071
+    """
+    matrices, phi = _draw_net(p, dimension, moduli, features, seed)
+    return _net(matrices, phi, activation)
+
+
+def _draw_net(p, dimension, moduli, features, seed):
+    """The matrices W_i (d, p, p), of one dimension their diagonal (1, p); and U (d, F)."""
+    p, d = check_whole("p", p, minimum=2), check_whole("dimension", dimension)
+    features = check_whole("features", features, minimum=0)
+    if p % 2:
+        raise ValueError(f"p must be even, since eigenvalues come as ±mu; got {p}")
+    if not isinstance(moduli, tuple | list) or len(moduli) != 2:
+        raise ValueError(f"moduli must be a pair of numbers; got {moduli!r}")
+    low, high = (check_rate("each of moduli", value) for value in moduli)
+    if low > high:
+        raise ValueError(f"moduli must be a rising pair; got {moduli!r}")
+    rng = np.random.default_rng(check_whole("seed", seed, minimum=0))
+    mu = rng.uniform(low, high, (d, p // 2))
+    eigenvalues = np.concatenate([mu, -mu], axis=1)
+    matrices = eigenvalues
+    if d > 1:
+        bases = [np.linalg.qr(rng.standard_normal((p, p)))[0] for _ in range(d)]
+        matrices = np.stack([(basis * values) @ basis.T for basis, values in zip(bases, eigenvalues, strict=True)])
+    return matrices, rng.standard_normal((d, features)) / math.sqrt(d * features) if features else np.zeros((d, 0))
+
+
+def _net(matrices, phi, activation):
+    check_choice("activation", activation, tuple(ACTIVATION_FUNCTIONS))
+    d, p = matrices.shape[:2]
+    # A diagonal one's other entries are 0, which every activation here keeps.
+    padding = [(0, 0)] + [(phi.shape[1], 0)] * (matrices.ndim - 1)
+    blocks = jnp.asarray(np.pad(matrices, padding) / math.sqrt(d))
+    phi = jnp.asarray(np.pad(phi, [(0, 0), (0, p)]))
+    act = ACTIVATION_FUNCTIONS[activation]
+
+    def sigma(x):
+        return act(jnp.tensordot(x, blocks.astype(x.dtype), axes=1))
+
+    return GeneralQuadraticModel(lambda x: x @ phi.astype(x.dtype), sigma, math.sqrt(2 / p))
+
+
+def teacher_and_student(
+    n: int,
+    p: int,
+    teacher_p: int,
+    *,
+    dimension: int = 1,
+    moduli: tuple[float, float] = (1.0, 1.0),
+    activation: str = "linear",
+    n_test: int = 0,
+    seed: int = 0,
+) -> RandomRegression:
+    """A quadratic net that is to learn from a larger one, of whose weights it has a random part.
+
+    Parameters
+    ----------
+    n, n_test : int
+        Training and test examples, standard normal inputs; targets are the teacher's outputs.
+    p, teacher_p : int
+        Weights of the student and of the teacher, ``p <= teacher_p``.
+    dimension, moduli, activation, seed
+        As in :func:`quadratic_net`, of the teacher.
+
+    Returns
+    -------
+    RandomRegression
+        The student, whose matrices are blocks of the teacher's, its data, and a standard normal start.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As :func:`quadratic_net`; for a student with more weights than the teacher.
+
+    >>> student, data, params = teacher_and_student(5, 4, 8, dimension=2, n_test=3)
+    >>> student(params, data.x_test).shape, data.y_train.shape
+    ((3, 1), (5, 1))
+    """
+    n, p, n_test = check_whole("n", n), check_whole("p", p), check_whole("n_test", n_test, minimum=0)
+    matrices, phi = _draw_net(teacher_p, dimension, moduli, 0, seed)
+    if p > teacher_p:
+        raise ValueError(f"p must be at most the teacher's {teacher_p}; got {p}")
+    rng = np.random.default_rng([seed, 1])
+    x, weights = rng.standard_normal((n + n_test, dimension)), rng.standard_normal(teacher_p)
+    y = np.asarray(_net(matrices, phi, activation)(jnp.asarray(weights), jnp.asarray(x)))
+    part = np.sort(rng.permutation(teacher_p)[:p])
+    student = _net(matrices[:, part][:, :, part] if dimension > 1 else matrices[:, part], phi, activation)
+    provenance = {"name": "teacher_and_student", "n": n, "p": p, "teacher_p": teacher_p, "dimension": dimension}
+    provenance |= {"moduli": list(moduli), "activation": activation, "seed": seed}
+    data = Data("teacher and student", x[:n], y[:n], x[n:], y[n:], provenance)
+    return RandomRegression(student, data, jnp.asarray(rng.standard_normal(p)))

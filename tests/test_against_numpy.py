@@ -357,6 +357,9 @@ def test_recorded_quantities(name, problem, rate):
             "test_accuracy": np.nan,  # targets are no labels
             "distance": np.linalg.norm(w - w0),
             "weight_norm": np.linalg.norm(w),
+            "path_loss": max(
+                total("half_sum", written.value(w0 + share * (w - w0), x), y) for share in np.arange(1, 21) / 20
+            ),
             "trace": (jacobian**2).sum(),
             "sharpness": np.linalg.eigvalsh(second_derivatives(written, "half_sum", w, x, y)[1])[-1],
             "R_f": R_f,
@@ -532,6 +535,14 @@ ELSEWHERE = {
     "two_eigenvalue_curve": "test_edge.py::test_the_curve_in_code_is_that_one",
     "two_eigenvalue_end": "test_edge.py::test_how_far_below_a_run_ends_that_does_not_come_from_far_above",
     "chebyshev": "test_edge.py::test_the_chebyshev_data_are_its_polynomial",
+    "critical_constants": "test_phases.py::test_critical_constants_are_the_first_steps_of_the_map",
+    "phase_constants": "test_phases.py::test_phase_constants_are_those_of_gradient_descent_written_out",
+    "phases": "test_phases.py::test_phases_are_where_something_first_exceeds",
+    "initial_sharpness": "test_phases.py::test_phase_constants_are_those_of_gradient_descent_written_out",
+    "quadratic_net": "test_quadratic.py::test_a_quadratic_net_is_its_formula_with_the_drawn_eigenvalues",
+    "teacher_and_student": "test_quadratic.py::test_a_student_has_blocks_of_its_teachers_matrices",
+    "activation_function": "test_networks.py::test_the_options_of_deep_networks_are_their_formulas",
+    "is_piecewise_linear": "test_networks.py::test_the_options_of_deep_networks_are_their_formulas",
     "whole": "test_stable.py::test_ctrl_c_ends_the_search",
     "environment": "test_runs.py::test_a_run_records_versions_and_device",
 }

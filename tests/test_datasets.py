@@ -1,4 +1,4 @@
-"""The two-class problems: what is drawn, how it is labelled, scaled and recorded, and what is refused."""
+"""The problems of two classes and more: what is drawn, how it is labelled, scaled and recorded, and what is refused."""
 
 import contextlib
 import dataclasses
@@ -144,6 +144,29 @@ def test_swapping_the_classes_flips_the_labels_and_nothing_else(name):
     np.testing.assert_array_equal(swapped.y_test, -data.y_test)
     np.testing.assert_array_equal(swapped.x_train, data.x_train)
     np.testing.assert_array_equal(swapped.x_test, data.x_test)
+
+
+@pytest.mark.parametrize("name", datasets.NAMES)
+def test_more_classes_have_one_hot_labels_in_their_order(pools, name):
+    examples, labels = pools[name][0]
+    classes = tuple(np.unique(labels)[:3].tolist())[::-1]
+    kept = np.flatnonzero(np.isin(labels, classes))
+    chosen = examples[kept] if isinstance(examples, np.ndarray) else [examples[i] for i in kept]
+    data = draw(name, len(kept), 0, classes=classes)
+    rows = rows_of(data.x_train, FEATURES.get(name, _features.image_features)(chosen, chosen[:0])[0])
+    assert data.y_train.shape == (len(kept), 3)
+    assert set(data.y_train.sum(axis=1)) == {1.0}
+    np.testing.assert_array_equal(np.array(classes)[data.y_train.argmax(axis=1)], np.asarray(labels)[kept][rows])
+    assert data.provenance["classes"] == list(classes)
+
+
+def test_all_ten_classes_are_a_range():
+    assert draw("digits", 60, 30, classes=range(10)).y_test.shape == (30, 10)
+
+
+def test_labels_of_more_than_two_classes_are_not_flipped():
+    with pytest.raises(ValueError, match=r"label_noise flips the labels of two classes; got 0\.1 with 3 classes"):
+        datasets.load("digits", classes=(0, 1, 2), n_train=20, n_test=0, label_noise=0.1, seed=0)
 
 
 def test_a_pair_may_be_any_of_the_classes_in_a_list_or_an_array(pools):
@@ -313,7 +336,7 @@ def test_an_unknown_name_is_refused_with_the_known_ones(name):
     [
         (0, 0),
         (0,),
-        (0, 1, 2),
+        (0, 1, 1),
         (),
         (0, 10),
         (-1, 2),
@@ -328,14 +351,16 @@ def test_an_unknown_name_is_refused_with_the_known_ones(name):
     ],
     ids=short,
 )
-def test_classes_that_are_no_pair_of_the_sets_are_refused(classes):
+def test_classes_that_are_no_two_of_the_sets_are_refused(classes):
     with pytest.raises((ValueError, TypeError), match="classes must be") as caught:
         draw(classes=classes)
     assert re.search(re.escape(str(classes)) + r"|array\(", str(caught.value))
 
 
 def test_classes_of_ag_news_are_the_publishers_1_to_4():
-    with pytest.raises(ValueError, match=re.escape("classes must be two different ones of (1, 2, 3, 4); got (0, 1)")):
+    with pytest.raises(
+        ValueError, match=re.escape("classes must be two or more different ones of (1, 2, 3, 4); got (0, 1)")
+    ):
         draw("ag_news", classes=(0, 1))
 
 

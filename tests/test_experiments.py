@@ -38,7 +38,9 @@ def tiny(path, folder):
     if len(networks) == 1 and "width" in networks[0]:
         text += "[scales.tiny.network]\nwidth = 8\n"
     if len(networks) > 1 and all("width" in table for table in networks):  # of several widths: two of them
-        tables = [f'[[scales.tiny.network]]\nname = "{networks[0]["name"]}"\nwidth = {width}\n' for width in (8, 12)]
+        outputs = f"outputs = {networks[0]['outputs']}\n" if "outputs" in networks[0] else ""
+        name = f'[[scales.tiny.network]]\nname = "{networks[0]["name"]}"\n'
+        tables = [f"{name}width = {width}\n{outputs}" for width in (8, 12)]
         text += "".join(tables)
     for file in FILES:  # with those that it extends
         (folder / file.name).write_text(file.read_text())

@@ -45,6 +45,36 @@ def test_deep_fc_counts_weight_layers(x64):
     np.testing.assert_allclose(net(net.init(jax.random.key(0), x.shape), x), h, rtol=1e-12)
 
 
+@pytest.mark.parametrize("parameterization", ["ntk", "standard"])
+@pytest.mark.parametrize("activation", ["relu", networks.LeakyRelu(0.25)])
+def test_the_options_of_deep_networks_are_their_formulas(x64, activation, parameterization):
+    options = {"slope": 0.25, "activation": "leaky_relu"} if activation != "relu" else {}
+    assert networks.is_piecewise_linear(activation)
+    net = networks.deep_fc(50, outputs=2, parameterization=parameterization, hidden_variance=3, **options)
+    plain = networks.deep_fc(50, outputs=2, **options)
+    x = images()
+    params, others = (one.init(jax.random.key(0), x.shape) for one in (net, plain))
+    slope = 0.25 if options else 0.0
+    hidden = networks.architecture(net).preactivations(params, x)
+    h = x.reshape(3, 40)
+    for i, (w, other) in enumerate(zip(jax.tree.leaves(params), jax.tree.leaves(others), strict=True)):
+        layer = w if parameterization == "standard" else w / np.sqrt(len(w))
+        np.testing.assert_allclose(layer, other / np.sqrt(len(w)) * (1 if i == 2 else np.sqrt(3)), rtol=1e-12)
+        h = h @ layer
+        if i < 2:
+            np.testing.assert_allclose(hidden[i], h, rtol=1e-12)
+            np.testing.assert_allclose(networks.activation_function(activation)(h), np.where(h > 0, h, slope * h))
+            h = np.where(h > 0, h, slope * h)
+    np.testing.assert_allclose(net(params, x), h, rtol=1e-12)
+    assert net.kernel_fn is None
+
+
+def test_a_leaky_networks_kernel_has_its_wide_limit():
+    net, x = networks.deep_fc(4096, depth=2, activation="leaky_relu", slope=0.5), images(2)
+    empirical = nqm.empirical_ntk(net, net.init(jax.random.key(1), x.shape), x)
+    np.testing.assert_allclose(empirical, net.kernel_fn(x, None, "ntk"), rtol=0.1, atol=0.03)
+
+
 @pytest.mark.parametrize("readout", networks.READOUTS)
 def test_two_layer_cnn_is_a_convolution_and_a_readout(x64, readout):
     net = networks.two_layer_cnn(6, readout=readout, outputs=2)
@@ -64,6 +94,9 @@ def test_readout_weights_are_signs_or_normal(factory):
     shape = (2, 4, 4, 1)
     signs = jax.tree.leaves(factory(500).init(jax.random.key(0), shape))[-1]
     normal = jax.tree.leaves(factory(500, readout_init="normal").init(jax.random.key(0), shape))[-1]
+    zero = factory(500, readout_init="zero")
+    assert not np.any(jax.tree.leaves(zero.init(jax.random.key(0), shape))[-1])
+    assert zero.kernel_fn is None, "stax has that of other readouts"
     assert set(np.unique(signs)) == {-1.0, 1.0}
     assert abs(signs.mean()) < 5 / np.sqrt(500)
     assert len(np.unique(normal)) > 400
@@ -125,7 +158,13 @@ def test_widths_that_are_no_numbers_are_refused(width):
         (networks.two_layer_fc, {"activation": "gelu"}, "activation must be one of 'relu', 'tanh', 'swish', 'linear'"),
         (networks.two_layer_fc, {"activation": None}, "got None"),
         (networks.two_layer_fc, {"outputs": 0}, "outputs must be a whole number >= 1; got 0"),
-        (networks.two_layer_fc, {"readout_init": "zeros"}, "readout_init must be one of 'sign', 'normal'"),
+        (networks.two_layer_fc, {"readout_init": "zeros"}, "readout_init must be one of 'sign', 'normal', 'zero'"),
+        (networks.two_layer_fc, {"activation": "leaky_relu"}, "'linear'; got 'leaky_relu'"),
+        (networks.deep_fc, {"activation": "leaky_relu"}, "slope goes with activation 'leaky_relu'"),
+        (networks.deep_fc, {"slope": 0.5}, "got 'relu' and 0.5"),
+        (networks.deep_fc, {"activation": "gelu"}, "'linear', 'leaky_relu'; got 'gelu'"),
+        (networks.deep_fc, {"parameterization": "mup"}, "parameterization must be one of 'ntk', 'standard'; got 'mup'"),
+        (networks.deep_fc, {"hidden_variance": 0}, "hidden_variance must be a positive finite number"),
         (networks.deep_fc, {"depth": 1}, "depth must be a whole number >= 2; got 1"),
         (networks.two_layer_cnn, {"readout": "max"}, "readout must be one of 'average', 'flatten'; got 'max'"),
     ],

@@ -309,3 +309,27 @@ def test_best_test_losses_are_drawn_from_summaries_of_runs():
     assert ax.lines[0].get_xdata().tolist() == [0.1, 0.3]
     assert ax.lines[0].get_ydata().tolist() == [run.best_test_loss for run in runs]
     assert "crit" not in ax.get_xlabel()
+
+
+def test_phases_by_width_show_means_and_deviations_and_what_is_beyond_the_grid():
+    rows = [
+        {"width": width, "model": model, "seed": seed, "c_loss": 2 + (64 + seed) / width, "c_max": largest}
+        for width in (64, 256)
+        for model, largest in (("f", np.inf), ("f_quad", 4.5))
+        for seed in (0, 2)
+    ]
+    ax = plotting.phases_by_width(pd.DataFrame(rows), ["c_loss", "c_max"])
+    bars = {bar.get_label(): bar for bar in ax.containers}
+    loss = bars[r"$\hat\eta_{\mathrm{loss}}$, network $f$"]
+    x, y = loss.lines[0].get_data()
+    np.testing.assert_allclose(sorted(1 / x), (64, 256))
+    np.testing.assert_allclose(sorted(y), (2 + 65 / 256, 2 + 65 / 64))
+    heights = [np.ptp(segment[:, 1]) for segment in loss.lines[2][0].get_segments()]
+    np.testing.assert_allclose(sorted(heights), (2 * np.sqrt(2) / 256, 2 * np.sqrt(2) / 64))
+    assert not len(bars[r"$\hat\eta_{\max}$, network $f$"].lines[0].get_xdata())
+    arrows = [line for line in ax.lines if line.get_marker() == "^" and line.get_linestyle() == "None"]
+    assert sorted(len(line.get_xdata()) for line in arrows) == [0, 0, 0, 2]
+    with pytest.raises(ValueError, match="names must be of c_loss, c_sharp, c_barrier, c_max; got 'width'"):
+        plotting.phases_by_width(pd.DataFrame(rows), ["width"])
+    with pytest.raises(ValueError, match="missing: \\['c_sharp'\\]"):
+        plotting.phases_by_width(pd.DataFrame(rows))

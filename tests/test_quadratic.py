@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 import nqm_tools as nqm
 from nqm_tools import dynamics, networks
 from nqm_tools.dynamics import OneExample
-from nqm_tools.quadratic import GeneralQuadraticModel, diagonal, exact_map, two_layer_linear
+from nqm_tools.quadratic import (
+    GeneralQuadraticModel,
+    diagonal,
+    exact_map,
+    quadratic_net,
+    teacher_and_student,
+    two_layer_linear,
+)
 
 P = 6
 RNG = np.random.default_rng(0)
@@ -314,3 +321,86 @@ def test_the_model_of_figure_8_is_a_general_quadratic_model_that_draws_its_start
     np.testing.assert_allclose(kernel, nqm.empirical_ntk(model, w, x), rtol=1e-12)
     run = nqm.train(net, nqm.Data("own", x, np.ones(4)), learning_rate=0.1, steps=2, seed=3)
     assert run.losses[0] == pytest.approx(float(jnp.mean((net(net.init(jax.random.key(3), x.shape), x) - 1) ** 2)))
+
+
+@pytest.mark.parametrize("activation", ["linear", "tanh"])
+@pytest.mark.parametrize("features", [0, 3])
+@pytest.mark.parametrize("dimension", [1, 2])
+def test_a_quadratic_net_is_its_formula_with_the_drawn_eigenvalues(x64, dimension, features, activation):
+    p, act = 6, {"linear": lambda a: a, "tanh": np.tanh}[activation]
+    options = {"dimension": dimension, "moduli": (1.0, 2.0), "features": features}
+    net, plain = (quadratic_net(p, **options, activation=name, seed=3) for name in (activation, "linear"))
+    # The matrices and U, read off the net without activation.
+    units = np.eye(dimension)
+    phi, blocks = (np.asarray(part) for part in plain.featurize(jnp.asarray(units)))
+    if blocks.ndim == 2:
+        blocks = np.stack([np.diag(row) for row in blocks])
+    assert not np.any(blocks[:, :features])
+    assert not np.any(phi[:, features:])
+    W = np.sqrt(dimension) * blocks[:, features:, features:]
+    for matrix in W:
+        eigenvalues = np.linalg.eigvalsh(matrix)
+        np.testing.assert_allclose(eigenvalues, -eigenvalues[::-1], atol=1e-12)
+        assert np.all((np.abs(eigenvalues) >= 1 - 1e-12) & (np.abs(eigenvalues) <= 2 + 1e-12))
+    x, w = RNG.standard_normal((4, dimension)), RNG.standard_normal(features + p)
+    sigma = act(np.einsum("nd,dij->nij", x, W) / np.sqrt(dimension))
+    quadratic_part = np.einsum("i,nij,j->n", w[features:], sigma, w[features:])
+    expected = x @ phi[:, :features] @ w[:features] + np.sqrt(2 / p) / 2 * quadratic_part
+    np.testing.assert_allclose(net(jnp.asarray(w), x)[:, 0], expected, rtol=1e-12)
+    assert net.init(jax.random.key(0), x.shape).shape == (features + p,)
+
+
+def test_the_features_of_a_quadratic_net_have_the_variance_of_its_docstring(x64):
+    phi, _ = quadratic_net(2, dimension=4, features=1000).featurize(jnp.eye(4))
+    assert abs(float((phi[:, :1000] ** 2).mean()) * 4 * 1000 - 1) < 0.1
+
+
+def test_the_certificate_of_a_quadratic_net_is_its_spread(x64):
+    """For one example and many weights ``4 <mu^2>/mu_max^2`` over the kernel, 7/3 for U[1, 2]."""
+    x = jnp.ones((1, 1))
+    for moduli, value in (((1.0, 2.0), 7 / 3), ((1.0, 1.0), 4.0)):
+        net = quadratic_net(20_000, moduli=moduli)
+        params = net.init(jax.random.key(0), x.shape)
+        kernel = nqm.empirical_ntk(net, params, x).item()
+        assert nqm.quadratic.norm_certificate(net, x, params) * kernel == pytest.approx(value, rel=0.03)
+
+
+def test_a_student_has_blocks_of_its_teachers_matrices(x64):
+    student, data, params = teacher_and_student(5, 4, 10, dimension=2, moduli=(0.5, 1.5), n_test=3, seed=7)
+    teacher = quadratic_net(10, dimension=2, moduli=(0.5, 1.5), seed=7)
+    large, small = (np.asarray(net.featurize(jnp.eye(2))[1]) for net in (teacher, student))
+    rows = [np.flatnonzero(np.isclose(large[0], value).any(axis=0))[0] for value in small[0].diagonal()]
+    assert len(set(rows)) == 4
+    np.testing.assert_allclose(small, large[:, rows][:, :, rows], rtol=1e-12)
+    assert (student.gamma, teacher.gamma) == (np.sqrt(2 / 4), np.sqrt(2 / 10))
+    assert params.shape == (4,)
+    # Targets are the teacher's: one set of its weights gives all of them, through its features' products.
+    assert (data.y_train.shape, data.y_test.shape) == ((5, 1), (3, 1))
+    own = teacher_and_student(5, 10, 10, dimension=2, moduli=(0.5, 1.5), n_test=3, seed=7)
+    np.testing.assert_array_equal(own.data.y_train, data.y_train)
+    np.testing.assert_allclose(own.model.featurize(jnp.eye(2))[1], large, rtol=1e-12)
+    assert not np.allclose(own.model(own.params, data.x_train), data.y_train), "its start is not the teacher"
+    weights = np.random.default_rng([7, 1]).standard_normal(8 * 2 + 10)[16:]
+    np.testing.assert_allclose(teacher(jnp.asarray(weights), data.x_train), data.y_train, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"p": 5}, "p must be even, since eigenvalues come as ±mu; got 5"),
+        ({"moduli": (2.0, 1.0)}, "moduli must be a rising pair"),
+        ({"moduli": 1.0}, "moduli must be a pair of numbers; got 1.0"),
+        ({"moduli": (0.0, 1.0)}, "each of moduli must be a positive finite number; got 0.0"),
+        ({"activation": "gelu"}, "activation must be one of"),
+        ({"features": -1}, "features must be a whole number >= 0; got -1"),
+        ({"dimension": 0}, "dimension must be a whole number >= 1; got 0"),
+    ],
+)
+def test_impossible_quadratic_nets_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        quadratic_net(**{"p": 4} | arguments)
+
+
+def test_a_student_is_no_larger_than_its_teacher():
+    with pytest.raises(ValueError, match="p must be at most the teacher's 4; got 6"):
+        teacher_and_student(3, 6, 4)

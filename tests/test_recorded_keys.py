@@ -6,6 +6,7 @@ import pytest
 
 from nqm_tools import sweeps
 from nqm_tools.store import Store
+from nqm_tools.sweeps._compute import RATE_COLUMN
 from nqm_tools.sweeps._references import make_importable
 
 STORES = sorted(path for path in (pathlib.Path(__file__).parents[1] / "data" / "results").iterdir() if path.is_dir())
@@ -36,8 +37,8 @@ def test_every_recorded_run_is_found_by_its_key(folder):
     checked = 0
     for file in Store(folder, create=False)._files(tables=True):
         settings = file.provenance["settings"]
-        rows = file.table.select(["key", "learning_rate_ratio", "learning_rate"]).to_pylist()
-        column = "learning_rate_ratio" if settings["unit"] == "critical" else "learning_rate"
+        column = RATE_COLUMN[settings["unit"]]
+        rows = file.table.select(["key", column]).to_pylist()
         group = group_of(settings, [row[column] for row in rows])
         assert group.settings == settings
         assert group.keys == tuple(row["key"] for row in rows)

@@ -276,7 +276,7 @@ def without(monkeypatch, package):
 
 def test_without_its_extra_a_data_set_says_which(monkeypatch):
     without(monkeypatch, "sklearn")
-    nqm.datasets._two_classes.cache_clear()
+    nqm.datasets._of_classes.cache_clear()
     with pytest.raises(ModuleNotFoundError, match=r"need scikit-learn, which is not installed: the extra \[data\]"):
         nqm.datasets.load("digits", n_train=2, n_test=0, seed=0)
 

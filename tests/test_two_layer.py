@@ -14,10 +14,11 @@ from nqm_tools.training import GradientDescent
 
 @pytest.mark.parametrize("n", [4, 9], ids=["in_the_span", "in_all_coordinates"])
 @pytest.mark.parametrize("outputs", [1, 3])
-@pytest.mark.parametrize("activation", ["relu", "tanh", "swish", "linear"])
+@pytest.mark.parametrize("activation", ["relu", "tanh", "swish", "linear", "leaky_relu"])
 @pytest.mark.parametrize("name", ["f", "f_quad"])
 def test_values_pullbacks_and_kernels_are_those_of_the_expansion(x64, name, activation, outputs, n):
-    net = nqm.networks.two_layer_fc(30, activation=activation, outputs=outputs)
+    slope = 0.5 if activation == "leaky_relu" else None
+    net = nqm.networks.deep_fc(30, depth=2, activation=activation, slope=slope, outputs=outputs)
     keys = jax.random.split(jax.random.key(0), 5)
     x, x_test = jax.random.normal(keys[0], (n, 6)), jax.random.normal(keys[1], (5, 6))
     params0 = net.init(keys[2], x.shape)

@@ -21,7 +21,7 @@ from nqm_tools._lapack import one_thread
 from nqm_tools._types import Outputs, ValueAndPullback
 from nqm_tools.closed_forms.two_layer import closed_form
 from nqm_tools.expansions import FunctionModel, LinearModel, Model, QuadraticModel, TaylorModel, pytree_model, same
-from nqm_tools.networks import ACTIVATION_FUNCTIONS, FullyConnected, architecture
+from nqm_tools.networks import FullyConnected, activation_function, architecture
 
 if TYPE_CHECKING:
     from nqm_tools.training._rules import Rule
@@ -55,7 +55,7 @@ def _replace_first(params, first):
 
 def _network_in_the_span(activation, d):
     """The network of coordinates ``(Z, ...)`` and features ``(Q^T x, U_start^T (x - Q Q^T x))``."""
-    act = ACTIVATION_FUNCTIONS[activation]
+    act = activation_function(activation)
 
     def f(params, features):
         inside, outside = features

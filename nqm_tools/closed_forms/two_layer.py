@@ -26,13 +26,10 @@ from jaxtyping import Array, ArrayLike, Float, PyTree, Real
 
 from nqm_tools._types import Outputs
 from nqm_tools.expansions import FunctionModel, Model, QuadraticModel, pytree_model, static
-from nqm_tools.networks import ACTIVATION_FUNCTIONS, FullyConnected, architecture
+from nqm_tools.networks import FullyConnected, LeakyRelu, activation_function, architecture, is_piecewise_linear
 
 if TYPE_CHECKING:
     from nqm_tools.training._rules import Rule
-
-# Their second derivative is zero (almost) everywhere.
-PIECEWISE_LINEAR = ("relu", "linear")
 
 
 def bind(model: Model, x_train: Real[Array, "n ..."], params: PyTree, rule: Rule) -> Model | None:
@@ -58,9 +55,9 @@ def closed_form(model: Model, known: FullyConnected, d: int, coordinates: PyTree
 
 @pytree_model
 class TwoLayerNetwork(Model):
-    """``f`` itself, with the name of its ``activation``; ``scale`` is ``1/sqrt(d)``."""
+    """``f`` itself, with its ``activation``; ``scale`` is ``1/sqrt(d)``."""
 
-    activation: str = static()
+    activation: str | LeakyRelu = static()
     scale: Float[ArrayLike, ""]
 
     form = "two layers"
@@ -70,7 +67,7 @@ class TwoLayerNetwork(Model):
 
     def predict(self, state: PyTree, features: PyTree) -> Outputs:
         first, readout = jax.tree.leaves(state)
-        values = ACTIVATION_FUNCTIONS[self.activation](_hidden(self.scale, first, features))
+        values = activation_function(self.activation)(_hidden(self.scale, first, features))
         return values @ readout / root_width(readout)
 
     def pullback(self, state: PyTree, features: PyTree, r: Outputs) -> PyTree:
@@ -93,7 +90,7 @@ class TwoLayerNetwork(Model):
 class TwoLayerQuadratic(Model):
     """``f_quad`` around ``params0`` (whose first weights are Z at the start); fields as in TwoLayerNetwork."""
 
-    activation: str = static()
+    activation: str | LeakyRelu = static()
     scale: Float[ArrayLike, ""]
     params0: PyTree
 
@@ -103,7 +100,7 @@ class TwoLayerQuadratic(Model):
         x = _parts(x)
         hidden = _hidden(self.scale, jax.tree.leaves(self.params0)[0], x)
         value, slope = value_and_slope(self.activation, hidden)
-        curvature = None if self.activation in PIECEWISE_LINEAR else slope_of_slope(self.activation, hidden)
+        curvature = None if is_piecewise_linear(self.activation) else slope_of_slope(self.activation, hidden)
         return x[0], value, slope, curvature
 
     def _moved(self, state, features):
@@ -154,12 +151,14 @@ def root_width(readout: Float[Array, "m k"]) -> float:
     return math.sqrt(readout.shape[0])
 
 
-def value_and_slope(activation: str, hidden: Float[Array, "..."]) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+def value_and_slope(
+    activation: str | LeakyRelu, hidden: Float[Array, "..."]
+) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
     """An activation and its first derivative."""
-    return jax.jvp(ACTIVATION_FUNCTIONS[activation], (hidden,), (jnp.ones_like(hidden),))
+    return jax.jvp(activation_function(activation), (hidden,), (jnp.ones_like(hidden),))
 
 
-def slope_of_slope(activation: str, hidden: Float[Array, "..."]) -> Float[Array, "..."]:
+def slope_of_slope(activation: str | LeakyRelu, hidden: Float[Array, "..."]) -> Float[Array, "..."]:
     """The second derivative of an activation."""
     return jax.jvp(lambda h: value_and_slope(activation, h)[1], (hidden,), (jnp.ones_like(hidden),))[1]
 

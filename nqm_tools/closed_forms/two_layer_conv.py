@@ -36,9 +36,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree, Real
 
 from nqm_tools._types import Outputs, ValueAndPullback
-from nqm_tools.closed_forms.two_layer import PIECEWISE_LINEAR, root_width, slope_of_slope, value_and_slope
+from nqm_tools.closed_forms.two_layer import root_width, slope_of_slope, value_and_slope
 from nqm_tools.expansions import FunctionModel, Model, QuadraticModel, pytree_model, static
-from nqm_tools.networks import ACTIVATION_FUNCTIONS, Convolutional, architecture
+from nqm_tools.networks import Convolutional, activation_function, architecture, is_piecewise_linear
 
 if TYPE_CHECKING:
     from nqm_tools.training._rules import Rule
@@ -143,7 +143,7 @@ class AverageQuadratic(AverageModel):
     def featurize(self, x: Float[Array, "n h w c"]) -> tuple:
         filters0, _ = _weights(self.params0)
         value, gated = _over_examples(lambda image: _gated_means(self.activation, filters0, image), x, filters0)
-        images = None if self.activation in PIECEWISE_LINEAR else x
+        images = None if is_piecewise_linear(self.activation) else x
         return images, value, gated, None if images is None else self._moments(images)
 
     def _moments(self, images):
@@ -254,7 +254,7 @@ class FlattenModel(ConvolutionalModel):
 
         def add(total, patches, readout, readout0):
             value, slope, _, curved = self._layer(state, patches)
-            if self.activation in PIECEWISE_LINEAR and r.shape[1] == 1:
+            if is_piecewise_linear(self.activation) and r.shape[1] == 1:
                 # The value is slope * (patches @ filters), so gated patches, summed over examples, give both gradients:
                 # f_quad saves a matrix product with its dh, and f passes over the hidden layer less often.
                 gated = (patches * r).swapaxes(1, 2) @ slope
@@ -310,11 +310,11 @@ class FlattenQuadratic(FlattenModel):
         hidden = patches @ _weights(self.params0)[0]
         value, slope = value_and_slope(self.activation, hidden)
         moved = patches @ _moved(state, self.params0)
-        curved = None if self.activation in PIECEWISE_LINEAR else slope_of_slope(self.activation, hidden) * moved
+        curved = None if is_piecewise_linear(self.activation) else slope_of_slope(self.activation, hidden) * moved
         return value + slope * moved, slope, moved, curved
 
     def _readouts(self, state, positions):
-        curved = self.activation not in PIECEWISE_LINEAR
+        curved = not is_piecewise_linear(self.activation)
         return _by_position(state, positions), _by_position(self.params0, positions) if curved else None
 
 
@@ -328,7 +328,7 @@ def _patches(image):
 
 
 def _mean_activation(activation, filters, image):
-    return ACTIVATION_FUNCTIONS[activation](_patches(image) @ filters).mean(0)
+    return activation_function(activation)(_patches(image) @ filters).mean(0)
 
 
 def _gated_means(activation, filters, image):

@@ -39,6 +39,7 @@ from nqm_tools.dynamics._balanced import (
     two_cycle,
 )
 from nqm_tools.dynamics._biased import BiasedExample, biased_step, norm_change
+from nqm_tools.dynamics._critical import CriticalConstants, critical_constants
 from nqm_tools.dynamics._forecast import Forecast, forecast
 from nqm_tools.dynamics._heavy_ball import (
     HeavyBall,
@@ -111,6 +112,7 @@ __all__ = [
     "PERIOD_FOUR",
     "PERIOD_TWO",
     "BiasedExample",
+    "CriticalConstants",
     "Dimensionless",
     "Equilibrium",
     "Forecast",
@@ -132,6 +134,7 @@ __all__ = [
     "balanced_step",
     "biased_step",
     "coupling",
+    "critical_constants",
     "dimensionless",
     "dimensionless_step",
     "equilibrium",

@@ -20,6 +20,7 @@ from nqm_tools._types import FilePath
 from nqm_tools.plotting._diagnosis import diagnosis
 from nqm_tools.plotting._dynamics import invariant_curves, phase_diagram, trap
 from nqm_tools.plotting._panels import best_test_accuracy, best_test_loss, describe, panels, single_runs
+from nqm_tools.plotting._phases import phases_by_width
 from nqm_tools.plotting._quantities import against_width, decay_factors, lines, width_exponents
 from nqm_tools.plotting._runs import examples, loss_and_eigenvalues, loss_curves, regimes
 from nqm_tools.plotting._spectra import corrections, spike
@@ -45,6 +46,7 @@ __all__ = [
     "loss_curves",
     "panels",
     "phase_diagram",
+    "phases_by_width",
     "regimes",
     "save",
     "single_runs",

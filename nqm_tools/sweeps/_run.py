@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     import distributed
     import pandas as pd
 
-SORT_BY = ("data", "network", "width", "batch_size", "momentum", "model", "seed", "learning_rate_ratio")
+RATIOS = ("learning_rate_ratio", "sharpness_ratio")
+SORT_BY = ("data", "network", "width", "batch_size", "momentum", "model", "seed", *RATIOS)
 # How many groups an error names.
 NAMED = 5
 # How often to ask for a group that another process is computing, in seconds.

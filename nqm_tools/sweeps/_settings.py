@@ -31,7 +31,9 @@ from nqm_tools.training import DEFAULT_RECORD, METHOD_SETTINGS, Method
 MOST_SEEDS, MOST_NESTED = 10**7, 20
 # Of an error, the characters that are shown of what it says of a file, and values that it lists.
 MOST_SHOWN, MOST_LISTED = 400, 20
-UNITS = ("critical", "absolute")
+UNITS = ("critical", "absolute", "sharpness")
+# Arguments of networks that did not exist in version 0.1: at their defaults they are in no key.
+NEWER = ("parameterization", "hidden_variance")
 NETWORKS = {make.__name__: make for make in (networks.two_layer_fc, networks.deep_fc, networks.two_layer_cnn)}
 NETWORKS["diagonal_quadratic"] = quadratic.diagonal
 DATASETS = {name: functools.partial(datasets.load, name) for name in datasets.NAMES} | {
@@ -90,10 +92,11 @@ class Sweep:
         :func:`nqm_tools.quadratic.diagonal`) and its arguments. Each seed draws its own start. A function of yours
         gives a :class:`nqm_tools.Network`, or another ``f(params, x)`` with ``init(key, input_shape) -> params``.
     learning_rates : list of float
-    unit : {"critical", "absolute"}
+    unit : {"critical", "absolute", "sharpness"}
         Whether the rates are in units of each run's own critical learning rate ``2/lambda_1`` (for the named loss, at
         the start, without momentum; for a loss of changing curvature 2 over the Gauss-Newton sharpness), or as they
-        are.
+        are; or ``c / sharpness``, in units of one over the measured sharpness of the network's start: rows then have
+        ``sharpness_ratio`` (c), ``initial_sharpness`` and its error, and neither a critical rate nor a ratio to it.
     models : list of {"f", "f_lin", "f_quad"}
     seeds : int or list of int
         How many, from 0, or which.
@@ -441,7 +444,8 @@ def _complete(what, settings, makers):
     if "classes" in accepted:
         defaults["classes"] = datasets.default_classes(name)
     complete = {"name": name} | defaults | given
-    return {key: _plain(value, defaults.get(key), f"{what}: {key}") for key, value in complete.items()}
+    plain = {key: _plain(value, defaults.get(key), f"{what}: {key}") for key, value in complete.items()}
+    return {key: value for key, value in plain.items() if key not in NEWER or value != defaults[key]}
 
 
 def _plain(value, default, what):

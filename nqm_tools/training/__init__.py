@@ -5,7 +5,16 @@ Three things are open, each a function or a class of the user's: what is recorde
 loop (``_loop``) knows a bound model only by what :class:`nqm_tools.expansions.Model` says.
 """
 
-from nqm_tools.training._problem import METHOD_SETTINGS, Method, Problem, critical_rate, initial_kernel, prepare
+from nqm_tools.training._phases import PhaseConstants, phase_constants, phases
+from nqm_tools.training._problem import (
+    METHOD_SETTINGS,
+    Method,
+    Problem,
+    critical_rate,
+    initial_kernel,
+    initial_sharpness,
+    prepare,
+)
 from nqm_tools.training._recording import DEFAULT_RECORD, RECORDERS, Recorder, Snapshot
 from nqm_tools.training._rules import GradientDescent, Optimizer
 from nqm_tools.training._runs import Run, environment, regime
@@ -19,6 +28,7 @@ __all__ = [
     "GradientDescent",
     "Method",
     "Optimizer",
+    "PhaseConstants",
     "Problem",
     "Recorder",
     "Run",
@@ -27,7 +37,10 @@ __all__ = [
     "critical_rate",
     "environment",
     "initial_kernel",
+    "initial_sharpness",
     "max_stable_learning_rate",
+    "phase_constants",
+    "phases",
     "prepare",
     "regime",
     "train",

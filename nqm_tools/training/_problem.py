@@ -30,8 +30,16 @@ from nqm_tools.datasets import Data
 from nqm_tools.expansions import Model, as_model, check_model, match_precision, pytree_model, static
 from nqm_tools.kernels import critical_learning_rate
 from nqm_tools.losses import Loss, LossLike, check_loss, find, targets_for
+from nqm_tools.training import _sharpness
 from nqm_tools.training._loop import BATCHES, chunk_of_steps
-from nqm_tools.training._recording import DEFAULT_RECORD, Record, Recording, current_kernel, kind_of_labels
+from nqm_tools.training._recording import (
+    DEFAULT_RECORD,
+    Record,
+    Recording,
+    Snapshot,
+    current_kernel,
+    kind_of_labels,
+)
 from nqm_tools.training._rules import MakeOptimizer, Schedule, make_rule
 from nqm_tools.training._runs import Run
 
@@ -147,6 +155,8 @@ class Problem:
     coupled : bool
         Whether the model makes examples depend on each other (:func:`nqm_tools._coupling.is_coupled`), where its kernel
         is asked for.
+    sharpest
+        Where the iteration for the sharpness starts, the same at every learning rate; None where nobody asks for it.
 
     Examples
     --------
@@ -172,6 +182,7 @@ class Problem:
     columns: tuple[str, ...] = static()
     notes: tuple[tuple[str, str], ...] = static()
     coupled: bool = static(False)
+    sharpest: Float[Array, "2 p"] | None = None
 
 
 @plain_switches()
@@ -233,6 +244,8 @@ def prepare(
     # Traced as coupled, which every model can be.
     columns, needs_kernel = method.recording.columns(Problem(**values, columns=(), coupled=True), jnp.zeros((), dtype))
     problem = Problem(**values, columns=columns)
+    if "sharpness" in method.recording.names:
+        problem = _with_its_sharpest(problem)
     return _for_its_kernel(problem) if needs_kernel else problem
 
 
@@ -242,6 +255,37 @@ def _for_its_kernel(problem):
         return problem
     start = problem.bound.decode(problem.state0)
     return dataclasses.replace(problem, coupled=is_coupled(problem.model, start, problem.x))
+
+
+def _with_its_sharpest(problem):
+    return dataclasses.replace(problem, sharpest=Fresh(_sharpest)(problem, jnp.zeros((), problem.y.dtype)))
+
+
+def _sharpest(problem, rate):
+    now = Snapshot(problem, problem.state0, rate, 0)
+    (block, _), _ = _sharpness.update(_sharpness.start(now), now)
+    return block
+
+
+def initial_sharpness(problem: Problem) -> tuple[float, float]:
+    """The sharpness where a prepared problem starts, as it is recorded there, and the norm of its residual.
+
+    Examples
+    --------
+    >>> import nqm_tools as nqm
+    >>> one, method = nqm.Data("one", np.ones((1, 1)), np.ones((1, 1))), Method(steps=10, loss="half_sum")
+    >>> problem = prepare(lambda w, x: 2 * w * x, one, method, params=jnp.zeros(1))
+    >>> initial_sharpness(problem)
+    (4.0, 0.0)
+    """
+    problem = problem if problem.sharpest is not None else _with_its_sharpest(problem)
+    found = Fresh(_sharpness_now)(problem, jnp.zeros((), problem.y.dtype))
+    return float(found["sharpness"]), float(found["sharpness_error"])
+
+
+def _sharpness_now(problem, rate):
+    now = Snapshot(problem, problem.state0, rate, 0)
+    return _sharpness.update(_sharpness.start(now), now)[1]
 
 
 def _velocity(rule, params, start):

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 MAX_EIGENVALUES = 8
 MAX_LAYERS = 8
 MODELS = ("f_lin", "f_quad")
+# Places on the segment from the start at which its highest loss is looked for, besides the start.
+PATH = 20
 # A difference of outputs below so many roundings of these is rounding.
 ROUNDINGS = 1e3
 DEFAULT_RECORD = ("test_loss", "test_accuracy", "distance")
@@ -334,6 +336,18 @@ def _weight_norm(now):
     return jnp.sqrt(_dot(now.params, now.params))
 
 
+def _path_loss(now):
+    """The highest training loss on the straight segment from the start to here."""
+    bound, problem = now._problem.bound, now._problem
+    start, shares = problem.state0, jnp.arange(1, PATH + 1) / PATH
+
+    def loss(share):
+        between = jax.tree.map(lambda a, b: a + share.astype(a.dtype) * (b - a), start, now._state)
+        return problem.loss.total(bound.predict(between, problem.features), now.y)
+
+    return jnp.max(jax.lax.map(loss, shares))
+
+
 def _sparsity(now):
     known = architecture(getattr(now.model, "f", None))
     if known is None or not hasattr(known, "preactivations"):
@@ -395,6 +409,7 @@ RECORDERS = {
     "trace": _trace,
     "kernel_norm": _kernel_norm,
     "kernel_norm_exact": _kernel_norm_exact,
+    "path_loss": _path_loss,
     "weight_norm": _weight_norm,
     "sparsity": _sparsity_of_all,
     **{f"sparsity_{i}": functools.partial(_sparsity_of_layer, i) for i in range(1, MAX_LAYERS + 1)},

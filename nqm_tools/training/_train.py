@@ -101,6 +101,8 @@ def train(
           model that is not quadratic ``R_f`` is ``<p_1, r(t+1)>/<p_1, r(t)> - 1 + eta lambda_1``;
         - ``sharpness``: the top eigenvalue of the training loss's Hessian by six products a row, and in the column
           ``sharpness_error`` the norm of its residual (the distance to an eigenvalue is at most that);
+        - ``path_loss``: the highest training loss at 20 places of the straight segment from the start to here, ends
+          included but for the start;
         - ``kernel_norm``, ``kernel_norm_exact``: of the tangent kernel under the noise of mini-batches
           (:func:`nqm_tools.kernel_norm`, its forms "delocalised" and "exact");
         - ``sparsity``, and ``sparsity_1``, ...: the share of hidden pre-activations that are not positive, over the
