@@ -34,6 +34,7 @@ READS = {
     "09": ("momentum_*",),
     "10": ("edge_chebyshev",),
     "11": ("stochastic_edge*",),
+    "12": ("phases_*", "beyond_*"),
 }
 HERE = "*Your solution here.*"
 

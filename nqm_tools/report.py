@@ -403,8 +403,9 @@ def _row(claim, frame):
 def _recorded(runs):
     """Runs, seeds, rates, sizes and machine of a record, in words."""
     models = {}
+    ratio = "sharpness_ratio" if "sharpness_ratio" in runs else "learning_rate_ratio"
     for model, rows in runs.groupby("model"):
-        size = f"{_count(rows['seed'].nunique(), 'seed')}, {_count(rows['learning_rate_ratio'].nunique(), 'rate')}"
+        size = f"{_count(rows['seed'].nunique(), 'seed')}, {_count(rows[ratio].nunique(), 'rate')}"
         models.setdefault(size, []).append(model)
     parts = [", ".join(names) + f": {size}" for size, names in models.items()]
     for name in ("width", "gamma"):

@@ -15,7 +15,16 @@ import types
 
 from nqm_tools.papers._rules import CONFIDENCE, Claim, Finding, Interval, recorded, runs_of, unknown
 
-NAMES = ("zhu2024", "ours", "agarwala2022", "agarwala2024", "kalra2023b", "phunyaphibarn2023")
+NAMES = (
+    "zhu2024",
+    "ours",
+    "agarwala2022",
+    "agarwala2024",
+    "kalra2023b",
+    "phunyaphibarn2023",
+    "kalra2023a",
+    "meltzer2023",
+)
 
 __all__ = [
     "CONFIDENCE",

@@ -71,5 +71,10 @@ def phases_by_width(
             mark = {"color": look["color"], "marker": "^", "linestyle": "none", "transform": ax.get_xaxis_transform()}
             ax.plot((1 + 0.05 * i) / beyond, np.full(len(beyond), 0.97), **mark, clip_on=False)
     ax.set(xscale="log", yscale="log", xlabel="1 / width", ylabel=r"$\hat\eta = \eta\,\lambda_{\max}(H_L)$")
+    widths = sorted(frame["width"].unique())
+    ax.set_xticks([1 / width for width in widths], labels=[f"1/{width:g}" for width in widths])
+    ax.set_xticks([], minor=True)
+    ax.set_yticks([2, 3, 5, 10, 20], labels=["2", "3", "5", "10", "20"])
+    ax.set_yticks([], minor=True)
     ax.axhline(2, color="0.6", linewidth=0.8)
     return ax

@@ -11,7 +11,7 @@ from nqm_tools import dynamics
 from nqm_tools.papers._rules import FEWEST_SEEDS, Claim, Finding, Interval, estimated_percent, runs_of, unknown
 from nqm_tools.papers.agarwala2022 import sharpening
 from nqm_tools.papers.agarwala2024 import edge as batch_edge
-from nqm_tools.papers.ours import edge, errata, momentum, noise, own_networks
+from nqm_tools.papers.ours import edge, errata, momentum, noise, own_networks, phase_diagram
 from nqm_tools.papers.zhu2024 import kernels, theorems
 
 # Laws of wide networks are read at the largest width, up to this multiple of the critical rate.
@@ -162,6 +162,7 @@ def claims() -> list[Claim]:
         ),
         *momentum.claims(),
         *own_networks.claims(),
+        *phase_diagram.claims(),
     ]
 
 
