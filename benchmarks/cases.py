@@ -145,6 +145,12 @@ def _general(quick):
     return [{"title": name, "problem": _problem(name, quick)} for name in GENERAL[: 2 if quick else None]]
 
 
+def _phases(quick):
+    widths, seeds, rates = ((16,), 1, 3) if quick else ((64, 128, 256, 512), 5, 12)
+    title = "phase diagram, depth 2, digits"
+    return [{"title": title, "widths": widths, "seeds": seeds, "rates": rates, "steps": 10, "n": 128, "c": [1.8, 4.0]}]
+
+
 PARTS = {
     "steps": Part(
         "One step of gradient descent on all training examples, as `nqm.train` computes it and by `jax.grad`, by"
@@ -203,5 +209,11 @@ PARTS = {
         " operations, *working memory* what it allocates beside arguments and results. The residual network (no"
         " normalisation) and the transformer are those of `experiments/own_models.py`.",
         _general,
+    ),
+    "phases": Part(
+        "A phase diagram of early training as `nqm.phase_constants` computes it: ten steps at every rate, a record each"
+        " with the sharpness and the loss on the segment from the start, compile included. *Products* are with the"
+        " loss's Hessian; the start of each setting takes up to 306 more, once.",
+        _phases,
     ),
 }

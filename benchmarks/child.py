@@ -26,7 +26,7 @@ def main(part, case, path):
 
 def _measure(part):
     # Here, so that this module is light until it is known what it is to do.
-    from benchmarks import general, growth, kernels, steps, training
+    from benchmarks import general, growth, kernels, phases, steps, training
 
     return {
         "steps": steps.measure,
@@ -39,6 +39,7 @@ def _measure(part):
         "growth": growth.measure_growth,
         "groups": growth.measure_groups,
         "general": general.measure,
+        "phases": phases.measure,
     }[part]
 
 

@@ -82,7 +82,9 @@ def _part(part):
         }
         for case in part["cases"]
     ]
-    return [*lines, *table(processes), "", f"On {part['date']}, load before: {load}."]
+    # A part that was measured on another machine than the page's says so.
+    where = f", on {part['CPU']}, {part['cores']} cores" if "CPU" in part else ""
+    return [*lines, *table(processes), "", f"On {part['date']}{where}, load before: {load}."]
 
 
 def _tables(part_cases):

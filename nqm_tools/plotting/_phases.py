@@ -69,10 +69,10 @@ def phases_by_width(
             ax.errorbar(x, table["mean"], table["std"].fillna(0), **look, label=f"{label}, {LABELS.get(model, model)}")
             beyond = rows[~np.isfinite(rows[name])]["width"].unique()
             mark = {"color": look["color"], "marker": "^", "linestyle": "none", "transform": ax.get_xaxis_transform()}
-            ax.plot((1 + 0.05 * i) / beyond, np.full(len(beyond), 0.97), **mark, clip_on=False)
-    ax.set(xscale="log", yscale="log", xlabel="1 / width", ylabel=r"$\hat\eta = \eta\,\lambda_{\max}(H_L)$")
+            ax.plot((1 + 0.05 * i) / beyond, np.full(len(beyond), 0.97), **mark)
+    ax.set(xscale="log", yscale="log", xlabel="width", ylabel=r"$\hat\eta = \eta\,\lambda_{\max}(H_L)$")
     widths = sorted(frame["width"].unique())
-    ax.set_xticks([1 / width for width in widths], labels=[f"1/{width:g}" for width in widths])
+    ax.set_xticks([1 / width for width in widths], labels=[f"{width:g}" for width in widths])
     ax.set_xticks([], minor=True)
     ax.set_yticks([2, 3, 5, 10, 20], labels=["2", "3", "5", "10", "20"])
     ax.set_yticks([], minor=True)

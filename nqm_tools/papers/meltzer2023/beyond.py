@@ -6,13 +6,13 @@ import functools
 from typing import TYPE_CHECKING
 
 import numpy as np
+from jaxtyping import Float
 
 from nqm_tools import dynamics
 from nqm_tools.papers._rules import FEWEST_SEEDS, Check, Finding, Interval, estimate, runs_of, unknown
 
 if TYPE_CHECKING:
     import pandas as pd
-    from jaxtyping import Float
 
 # Quadratic nets on one example, x = 1 and y = 0: weights, seeds, steps, the interval of the moduli of eigenvalues.
 WEIGHTS, SEEDS, STEPS, MODULI = 1000, 8, 4000, (1.0, 2.0)

@@ -36,7 +36,7 @@ FACTORS = {
 }
 
 
-def ratios(frame, name, narrowest=phases.NARROWEST):
+def _ratios(frame, name, narrowest=phases.NARROWEST):
     """A constant of the quadratic model over its network's, one a depth, width and seed; 1 if both are infinite."""
     if not len(frame):
         return None
@@ -53,7 +53,7 @@ def shares(name: str, depth: int | None = None, narrowest: int = phases.NARROWES
     """Whether a quadratic model has the constant of its network, to a step of the grid, in every pair."""
 
     def check(frame):
-        found = ratios(frame, name, narrowest)
+        found = _ratios(frame, name, narrowest)
         found = found if depth is None or found is None else found[found.index.get_level_values("depth") == depth]
         if found is None or not len(found):
             return unknown(f"fewer than {FEWEST_SEEDS} seeds are recorded")
@@ -69,7 +69,7 @@ def shares(name: str, depth: int | None = None, narrowest: int = phases.NARROWES
 
 def c_max_differs(frame: pd.DataFrame) -> Finding:
     """Whether a network's ``c_max`` is larger than its quadratic model's."""
-    found = ratios(frame, "c_max")
+    found = _ratios(frame, "c_max")
     if found is None:
         return unknown(f"fewer than {FEWEST_SEEDS} seeds are recorded")
     table = phases.wide(frame, "f_quad")
@@ -83,7 +83,7 @@ def c_max_differs(frame: pd.DataFrame) -> Finding:
     return Finding("; ".join(ranges), bool(np.all(found < 1 / COARSEST)))
 
 
-def above_linear(frame, model):
+def _above_linear(frame, model):
     """``c_loss`` of a model minus that of its linear model, one a depth, width and seed: of the first step alone."""
     if not len(frame):
         return None
@@ -101,7 +101,7 @@ def one_over_width(model: str) -> Check:
     """Whether at depth 2 the first step's ``c_loss`` lies above the linear model's by a term of one over the width."""
 
     def check(frame):
-        excess = above_linear(frame, model)
+        excess = _above_linear(frame, model)
         if excess is None:
             return unknown(f"fewer than {FEWEST_SEEDS} seeds are recorded")
         table = excess[2].unstack("width")
@@ -120,7 +120,7 @@ def one_over_width(model: str) -> Check:
 
 def depth_over_width(frame: pd.DataFrame) -> Finding:
     """Whether what the first step's ``c_loss`` has above the linear model's grows with the depth."""
-    excess = above_linear(frame, "f")
+    excess = _above_linear(frame, "f")
     if excess is None:
         return unknown(f"fewer than {FEWEST_SEEDS} seeds are recorded")
     table = excess.xs(AT_WIDTH, level="width").unstack("depth")
@@ -150,7 +150,7 @@ def first_step_decides(frame: pd.DataFrame) -> Finding:
 
 def linear_exceeds_two(frame: pd.DataFrame) -> Finding:
     """Whether ``c_loss`` of linear models lies above 2, and below that of their networks, at depth 2."""
-    excess = above_linear(frame, "f")
+    excess = _above_linear(frame, "f")
     if excess is None:
         return unknown(f"fewer than {FEWEST_SEEDS} seeds are recorded")
     measured, above = [], bool((excess[2] > 0).all())
@@ -277,7 +277,7 @@ def follows(frame: pd.DataFrame) -> Finding:
 
 def claims() -> Iterator[Claim]:
     """All of them."""
-    seeds, sweep = f"{FEWEST_SEEDS} seeds or more", "phases_digits"
+    seeds, sweep, linear = f"{FEWEST_SEEDS} seeds or more", "phases_digits", "phases_linear"
     step = f"{100 * STEP:.0f} %, a step of the grid"
     for figure, panel, name, statement, rule, check, status in (
         *(
@@ -349,7 +349,7 @@ def claims() -> Iterator[Claim]:
         (
             "law",
             "digits, depth 2, linear model",
-            sweep,
+            linear,
             "c_loss of linear models exceeds 2: what is unstable has to outgrow the loss of the start, in one step or "
             "in ten; that of networks lies above",
             f"{seeds}: at every width the intervals of the means lie above 2, and every network above its linear model",
@@ -431,5 +431,5 @@ def claims() -> Iterator[Claim]:
             )
         ),
     ):
-        beside = ("phases_linear",) if (figure, name) == ("law", sweep) else ()
+        beside = {("law", sweep): (linear,), ("law", linear): (sweep,)}.get((figure, name), ())
         yield Claim(figure, panel, name, statement, rule, check, status=status, beside=beside, where=("12",))
