@@ -7,6 +7,8 @@ Start with ``notebooks/00_start_here.ipynb``. The public names:
 - ``empirical_ntk``, ``top_eigenpairs``, ``critical_learning_rate``, ``kernel_step``: kernels; ``sharpness``,
   ``curvature``: the loss's Hessian and Gauss-Newton matrix. ``kernel_norm``, ``stochastic_critical_learning_rate``: the
   noise of mini-batches.
+- ``agop``, ``agop_alignment``, ``catapults``, ``recursive_feature_machine``, and more in ``features``: what a function
+  learns of its inputs' directions.
 - ``diagnose``: a model of your own, in one call: does it catapult, and is its quadratic model right.
 - ``dynamics``: the exact low-dimensional maps of quadratic models and their laws; ``quadratic``: general models.
 - ``train``, ``Run``, ``regime``: gradient descent and what a run showed; ``max_stable_learning_rate``;
@@ -26,6 +28,7 @@ from nqm_tools import (  # noqa: E402 (neural_tangents has to be importable firs
     curvature,
     datasets,
     dynamics,
+    features,
     losses,
     networks,
     papers,
@@ -40,6 +43,7 @@ from nqm_tools.curvature import sharpness  # noqa: E402
 from nqm_tools.datasets import Data  # noqa: E402
 from nqm_tools.diagnose import Diagnosis, diagnose  # noqa: E402
 from nqm_tools.expansions import linearize, quadraticize, remainder, second_order_term  # noqa: E402
+from nqm_tools.features import agop, agop_alignment, catapults, recursive_feature_machine  # noqa: E402
 from nqm_tools.kernels import (  # noqa: E402
     KernelStep,
     critical_learning_rate,
@@ -67,6 +71,9 @@ __all__ = [
     "Recorder",
     "Run",
     "__version__",
+    "agop",
+    "agop_alignment",
+    "catapults",
     "closed_forms",
     "critical_learning_rate",
     "curvature",
@@ -74,6 +81,7 @@ __all__ = [
     "diagnose",
     "dynamics",
     "empirical_ntk",
+    "features",
     "kernel_norm",
     "kernel_step",
     "linearize",
@@ -85,6 +93,7 @@ __all__ = [
     "plotting",
     "quadratic",
     "quadraticize",
+    "recursive_feature_machine",
     "regime",
     "remainder",
     "report",

@@ -20,6 +20,8 @@ Numbers = Real[ArrayLike, "..."]
 Inputs = Real[ArrayLike, "n ..."]
 Targets = Real[ArrayLike, "n k"] | Real[ArrayLike, "n"]
 Outputs = Float[Array, "n k"]
+# An average gradient outer product: the matrix (d, d), or its root (r, d) with r < d.
+Agop = Real[ArrayLike, "r d"]
 ValueAndPullback = tuple[Outputs, Callable[[Outputs], PyTree]]
 
 

@@ -10,6 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+# Of a symmetric matrix in float32, a share of its largest entry.
+ASYMMETRY = 1e-4
+
 
 class InputError(ValueError):
     """A network's own, readable complaint about its inputs: passed on as it is."""
@@ -141,6 +144,25 @@ def check_targets(name, y, n, k=None):
     if y.ndim != 2 or y.shape[0] != n or (k is not None and y.shape[1] != k):
         raise ValueError(f"{name} must have shape ({n}, {'k' if k is None else k}); got {y.shape}")
     return y
+
+
+def check_agop(name, value, d=None):
+    """An AGOP: a symmetric matrix (d, d), or a root (r, d) with r < d, in float64; finite, and not zero."""
+    value = np.asarray(check_numeric(name, value), dtype=float)
+    wanted = "d" if d is None else d
+    if value.ndim != 2 or not 1 <= value.shape[0] <= value.shape[1] or (d is not None and value.shape[1] != d):
+        raise ValueError(
+            f"{name} must be an AGOP of shape ({wanted}, {wanted}), or its root (r, {wanted}) with fewer rows; "
+            f"got {value.shape}"
+        )
+    _check_values(name, value)
+    if not value.any():
+        raise ValueError(f"{name} is zero: it has no direction")
+    if value.shape[0] == value.shape[1]:
+        apart = np.abs(value - value.T).max()
+        if apart > ASYMMETRY * np.abs(value).max():
+            raise ValueError(f"{name} must be symmetric; it differs from its transpose by {apart:g}")
+    return value
 
 
 def check_numeric(name, value):

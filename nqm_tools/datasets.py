@@ -24,6 +24,7 @@ from jaxtyping import Real
 from nqm_tools import _features, _files, _readers
 from nqm_tools._types import FilePath
 from nqm_tools._validation import (
+    check_agop,
     check_choice,
     check_fraction,
     check_inputs,
@@ -43,6 +44,7 @@ __all__ = [
     "default_classes",
     "gaussians_1d",
     "load",
+    "multi_index",
     "single_example",
 ]
 
@@ -61,6 +63,9 @@ class Data:
         Targets (n, k); (n,) is accepted for k = 1.
     provenance : dict
         Where the examples come from; goes into every run's record.
+    agop : numpy.ndarray, optional
+        The average gradient outer product of the function behind the data, (d, d), or its root, (r, d) with r < d rows:
+        what :func:`nqm_tools.agop_alignment` and the recorded ``agop_alignment`` compare a model's with.
 
     ``x_test`` and ``y_test`` may be left out.
 
@@ -77,6 +82,7 @@ class Data:
     x_test: Real[np.ndarray, "n_test ..."] | None = None
     y_test: Real[np.ndarray, "n_test k"] | Real[np.ndarray, " n_test"] | None = None
     provenance: dict = dataclasses.field(default_factory=dict)
+    agop: Real[np.ndarray, "r d"] | None = None
 
     def __post_init__(self) -> None:
         check_not_traced("Data", self.x_train, self.y_train, self.x_test, self.y_test)
@@ -108,6 +114,9 @@ class Data:
                 if not np.isfinite(values).all():
                     raise ValueError(f"{field} must be finite; it holds values that are too large for {values.dtype}")
             object.__setattr__(self, field, values)
+        if self.agop is not None:
+            agop = check_agop("agop", self.agop, x_train[0].size)
+            object.__setattr__(self, "agop", agop.astype(jax.dtypes.canonicalize_dtype(float)))
 
 
 class _Dataset(NamedTuple):
@@ -168,6 +177,7 @@ _DATASETS = {
 }
 NAMES = tuple(_DATASETS)
 MOST = 2**31 - 1  # examples, or numbers in one: XLA counts rows with 32 bits
+MOST_SPECTRUM = 10.0  # steeper, and float32 loses the small inputs
 
 
 def available(name: str, *, root: FilePath | None = None) -> bool:
@@ -459,5 +469,125 @@ def check_single_example(dimension, *, label=0.0, seed=0):
     return (
         check_whole("dimension", dimension, maximum=MOST),
         check_number("label", label),
+        check_whole("seed", seed, minimum=0),
+    )
+
+
+def _he2(z):
+    return (z[..., 0] ** 2 - 1) / np.sqrt(2)
+
+
+# What each target is of the first coordinates, and its AGOP in them under a standard normal distribution.
+_TARGETS = {
+    "x1x2": (lambda z: z[..., 0] * z[..., 1], (1.0, 1.0)),
+    "x1x2x3": (lambda z: z[..., 0] * z[..., 1] * z[..., 2], (1.0, 1.0, 1.0)),
+    "he2": (_he2, (2.0,)),
+    "relu": (lambda z: np.maximum(z[..., 0], 0), (0.5,)),
+}
+
+
+def multi_index(
+    target: str = "x1x2",
+    dimension: int = 20,
+    *,
+    n_train: int,
+    n_test: int = 0,
+    spectrum: float = 0.0,
+    outputs: int = 1,
+    subspace: int | None = None,
+    seed: int,
+) -> Data:
+    """Normal inputs and a target that depends on few of their directions, with its exact AGOP.
+
+    Parameters
+    ----------
+    target : {"x1x2", "x1x2x3", "he2", "relu"}
+        ``z_1 z_2``, ``z_1 z_2 z_3``, ``(z_1^2 - 1)/sqrt(2)`` or ``max(z_1, 0)``, with z the inputs over their standard
+        deviations: the first three have mean 0 and variance 1.
+    dimension : int
+        d, of the inputs.
+    n_train, n_test : int
+    spectrum : float
+        Input i has a variance in proportion to ``i^-spectrum``, with mean 1 over inputs: 0 for ``x ~ N(0, I)``.
+    outputs : int
+        T tasks: each is the target of orthogonal directions of its own, drawn at random among those of the first
+        ``subspace`` inputs. A single one is the target of the first inputs, as it is written.
+    subspace : int, optional
+        For several outputs; by default as many as the target has directions.
+    seed : int
+
+    Returns
+    -------
+    Data
+        Inputs (n, d), targets (n, outputs), and ``agop`` (d, d), the expectation over x (summed over outputs).
+
+    Examples
+    --------
+    >>> data = multi_index("x1x2", 4, n_train=3, n_test=2, seed=0)
+    >>> data.y_train.shape, data.agop.tolist()[0]
+    ((3, 1), [1.0, 0.0, 0.0, 0.0])
+    >>> bool(np.allclose(data.y_train[:, 0], data.x_train[:, 0] * data.x_train[:, 1]))
+    True
+    """
+    target, dimension, n_train, n_test, spectrum, outputs, subspace, seed = check_multi_index(
+        target,
+        dimension,
+        n_train=n_train,
+        n_test=n_test,
+        spectrum=spectrum,
+        outputs=outputs,
+        subspace=subspace,
+        seed=seed,
+    )
+    function, agop = _TARGETS[target]
+    rng = np.random.default_rng(seed)
+    z = rng.standard_normal((n_train + n_test, dimension))
+    deviations = np.arange(1.0, dimension + 1) ** (-spectrum / 2)
+    deviations *= np.sqrt(dimension / (deviations**2).sum())
+    directions = np.eye(dimension)[:, None, : len(agop)]  # (d, outputs, of the target)
+    if outputs > 1:
+        drawn = [np.linalg.qr(rng.standard_normal((subspace, len(agop))))[0] for _ in range(outputs)]
+        directions = np.zeros((dimension, outputs, len(agop)))
+        directions[:subspace] = np.stack(drawn, axis=1)
+    y = function(np.einsum("nd,dtp->ntp", z, directions))
+    # Gradients in x = deviations * z.
+    root = (directions * np.sqrt(agop)).reshape(dimension, -1) / deviations[:, None]
+    provenance = {
+        "name": "multi_index",
+        "target": target,
+        "dimension": dimension,
+        "n_train": n_train,
+        "n_test": n_test,
+        "spectrum": spectrum,
+        "outputs": outputs,
+        "subspace": subspace,
+        "seed": seed,
+    }
+    x = deviations * z
+    return Data("multi_index", x[:n_train], y[:n_train], x[n_train:], y[n_train:], provenance, root @ root.T)
+
+
+def check_multi_index(
+    target="x1x2", dimension=20, *, n_train, n_test=0, spectrum=0.0, outputs=1, subspace=None, seed=0
+):
+    """The arguments of :func:`multi_index`, checked."""
+    directions = len(_TARGETS[check_choice("target", target, tuple(_TARGETS))][1])
+    dimension = check_whole("dimension", dimension, minimum=directions, maximum=MOST)
+    outputs = check_whole("outputs", outputs, maximum=MOST)
+    spectrum = check_number("spectrum", spectrum)
+    if not 0 <= spectrum <= MOST_SPECTRUM:
+        raise ValueError(f"spectrum must be a number from 0 to {MOST_SPECTRUM:g}; got {spectrum!r}")
+    if subspace is None:
+        subspace = directions
+    elif outputs == 1:
+        raise ValueError(f"subspace is of several outputs, from which their directions are drawn; got {subspace!r}")
+    return (
+        target,
+        dimension,
+        check_whole("n_train", n_train, maximum=MOST),
+        check_whole("n_test", n_test, minimum=0, maximum=MOST),
+        spectrum,
+        outputs,
+        check_whole("subspace", subspace, minimum=directions, maximum=dimension),
         check_whole("seed", seed, minimum=0),
     )

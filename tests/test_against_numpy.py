@@ -466,12 +466,33 @@ def test_data_sets_by_formula():
 
 
 # Public names of the modules that compute, and where each is compared with numbers that are made another way.
-MODULES = (nqm, kernels, expansions, losses, curvature, networks, quadratic, datasets, dynamics, nqm.training)
+MODULES = (
+    nqm,
+    kernels,
+    expansions,
+    losses,
+    curvature,
+    networks,
+    quadratic,
+    datasets,
+    dynamics,
+    nqm.features,
+    nqm.training,
+)
 ELSEWHERE = {
     "kernel_norm": "test_batch_noise.py::test_the_exact_form_is_one_where_second_moments_stop_shrinking",
     "stochastic_critical_learning_rate": (
         "test_batch_noise.py::test_the_exact_form_is_one_where_second_moments_stop_shrinking"
     ),
+    "agop": "test_agop.py::test_the_agop_is_the_mean_of_outer_products_in_any_tiles",
+    "agop_root": "test_agop.py::test_the_agop_is_the_mean_of_outer_products_in_any_tiles",
+    "agop_alignment": "test_agop.py::test_the_alignment_is_the_cosine_of_matrices_and_of_roots",
+    "layer_agop": "test_agop.py::test_the_agop_of_a_layer_is_that_of_the_network_from_there_on",
+    "neural_feature_matrix": "test_agop.py::test_the_neural_feature_matrix_is_that_of_the_weights_and_of_their_change",
+    "feature_correlation": "test_agop.py::test_the_correlation_is_pearsons_of_a_power",
+    "catapults": "test_agop.py::test_catapults_start_above_the_rise_and_end_back_below",
+    "recursive_feature_machine": ("test_agop.py::test_the_machine_is_kernel_regression_in_coordinates_of_its_features"),
+    "multi_index": "test_agop.py::test_the_exact_agop_is_the_mean_of_gradients_over_many_draws",
     "diagnose": "test_diagnose.py::test_the_runs_are_gradient_descent_on_each_model",
     "from_flax": "test_adapters.py::test_a_linen_module_is_its_own_call_with_frozen_statistics",
     "from_equinox": "test_adapters.py::test_an_equinox_module_is_its_own_call_over_a_batch_with_frozen_state",

@@ -74,7 +74,8 @@ def test_both_scales_are_sound_and_quick_is_the_smaller(path):
     assert len(paper.seeds) >= 3
     assert len(quick) < len(paper)
     assert set(quick.models) <= set(paper.models)
-    if paper.unit == "critical" and "test_loss" in paper.training[0]["record"]:
+    # (Mini-batches have critical rates of their own.)
+    if paper.unit == "critical" and "test_loss" in paper.training[0]["record"] and not paper.training[0]["batch_size"]:
         assert min(paper.learning_rates) < 1 < max(paper.learning_rates)
 
 

@@ -24,6 +24,8 @@ NAMES = (
     "phunyaphibarn2023",
     "kalra2023a",
     "meltzer2023",
+    "zhu2023",
+    "radhakrishnan2022",
 )
 
 __all__ = [

@@ -12,6 +12,7 @@ from nqm_tools._random import random_key
 from nqm_tools._validation import check_choice
 from nqm_tools.datasets import Data
 from nqm_tools.expansions import MODELS
+from nqm_tools.features import catapults
 from nqm_tools.sweeps._references import checksums, make_importable
 from nqm_tools.sweeps._settings import load_data, make_method, make_network
 from nqm_tools.training import Method, critical_rate, environment, initial_sharpness, prepare, train_rates, whole
@@ -113,6 +114,7 @@ def _row(settings, key, setting, rate, run):
                 name: run.summary[name] for name in ("regime", "peak_loss", "final_loss", "best_test_loss", "best_step")
             },
             "best_test_accuracy": run.best_test_accuracy,
+            "catapults": catapults(run.losses).count,
             "seconds": run.settings["seconds"],
             "key": key,
             "status": "diverged" if diverged else "finished",

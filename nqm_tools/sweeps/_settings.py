@@ -37,11 +37,13 @@ NEWER = ("parameterization", "hidden_variance")
 NETWORKS = {make.__name__: make for make in (networks.two_layer_fc, networks.deep_fc, networks.two_layer_cnn)}
 NETWORKS["diagonal_quadratic"] = quadratic.diagonal
 DATASETS = {name: functools.partial(datasets.load, name) for name in datasets.NAMES} | {
-    make.__name__: make for make in (datasets.chebyshev, datasets.gaussians_1d, datasets.single_example)
+    make.__name__: make
+    for make in (datasets.chebyshev, datasets.gaussians_1d, datasets.multi_index, datasets.single_example)
 }
 CHECKS = {name: functools.partial(datasets.check_load, name) for name in datasets.NAMES} | {
     "chebyshev": datasets.check_chebyshev,
     "gaussians_1d": datasets.check_gaussians_1d,
+    "multi_index": datasets.check_multi_index,
     "single_example": datasets.check_single_example,
 }
 
@@ -85,8 +87,8 @@ class Sweep:
     ----------
     data : dict or list of dict
         ``name`` and the arguments of :func:`nqm_tools.datasets.load` (or ``chebyshev``, ``gaussians_1d``,
-        ``single_example``). Each seed draws its own sample, unless ``seed`` is among the arguments. A function of yours
-        gets the arguments, and ``seed`` if it takes one, and gives a :class:`nqm_tools.Data`.
+        ``multi_index``, ``single_example``). Each seed draws its own sample, unless ``seed`` is among the arguments. A
+        function of yours gets the arguments, and ``seed`` if it takes one, and gives a :class:`nqm_tools.Data`.
     network : dict or list of dict
         ``name`` (``two_layer_fc``, ``deep_fc``, ``two_layer_cnn``; ``diagonal_quadratic`` for
         :func:`nqm_tools.quadratic.diagonal`) and its arguments. Each seed draws its own start. A function of yours

@@ -228,13 +228,13 @@ def _start(problem, rates, keys, method, sharding):
         memory = jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
     recording = method.recording
 
-    def carried(problem, state, rates):
-        def init(state, rate):
-            return recording.init(_snapshot(problem, method, state, rate, method.first))
+    def carried(problem, state, rates, keys):
+        def init(state, rate, key):
+            return recording.init(_snapshot(problem, method, state, rate, key, method.first))
 
-        return _each(init, runs)(state, rates)
+        return _each(init, runs)(state, rates, keys)
 
-    carries = Fresh(carried)(problem, state, rates) if recording.has_carry else recording.init(None)
+    carries = Fresh(carried)(problem, state, rates, keys) if recording.has_carry else recording.init(None)
     batch = _Batch(
         state=state,
         memory=memory,
@@ -310,9 +310,15 @@ class Bar:
             self.bar.close()
 
 
-def _snapshot(problem, method, state, rate, t):
+def _snapshot(problem, method, state, rate, key, t):
     rate = _rate(method, rate, t, problem.y.dtype)
-    return Snapshot(problem, state, rate, t, method.batch_size, method.momentum)
+    batch = None if method.batch_size is None else _rows(method, key, t, len(problem.y))
+    return Snapshot(problem, state, rate, t, method.batch_size, method.momentum, batch)
+
+
+def _rows(method, key, t, n):
+    """The examples that the update of step t takes."""
+    return BATCHES[method.batches](key, t, n, method.batch_size)
 
 
 def _rate(method, rate, t, dtype):
@@ -337,7 +343,7 @@ def chunk_of_steps(method, problem, rule, batch, start, stop, scalars):
             gradient = pullback(loss.output_gradient(prediction, y))
         else:
             prediction = bound.predict(state, features)
-            rows = BATCHES[method.batches](key, t, n, method.batch_size)
+            rows = _rows(method, key, t, n)
             value, pullback = bound.value_and_pullback(state, jax.tree.map(lambda leaf: leaf[rows], features))
             gradient = pullback(loss.output_gradient(value, y[rows]))
         if rule.linear:
@@ -362,10 +368,10 @@ def chunk_of_steps(method, problem, rule, batch, start, stop, scalars):
             return carries, {name: jnp.full(losses.shape, jnp.nan, dtype) for name in problem.columns}
 
         def everything(state, carries):
-            def row(state, carries, rate):
-                return method.recording.row(carries, _snapshot(problem, method, state, rate, t))
+            def row(state, carries, rate, key):
+                return method.recording.row(carries, _snapshot(problem, method, state, rate, key, t))
 
-            return _each(row, runs)(state, carries, batch.rates)
+            return _each(row, runs)(state, carries, batch.rates, batch.keys)
 
         carries, values = jax.lax.cond(due, everything, nothing, batch.state, batch.carries)
         values = {"train_loss": losses} | values

@@ -87,6 +87,12 @@ class Method:
             raise ValueError(
                 "record: kernel_norm is of gradient descent and heavy ball, not of Nesterov or an optimizer"
             )
+        of_batches = {"batch_critical_ratio", "batch_loss_ratio"} & set(self.recording.names)
+        if of_batches and (momentum or optimizer is not None):
+            raise ValueError(
+                "record: batch_critical_ratio and batch_loss_ratio are of gradient descent without momentum, on "
+                "batches or on all examples"
+            )
         self.record_every = check_whole("record_every", record_every, maximum=MOST_STEPS)
         self.warmup = check_whole("warmup", warmup, minimum=0, maximum=MOST_STEPS)
         if self.warmup and optimizer is not None:
@@ -150,6 +156,8 @@ class Problem:
         What the targets are, for the accuracy; None if they are no labels.
     columns
         The names of the recorded columns.
+    agop
+        Of the function behind the data, or its root, as the data have it; None where they have none.
     notes
         What is to be said of the data besides their own provenance.
     coupled : bool
@@ -183,6 +191,7 @@ class Problem:
     notes: tuple[tuple[str, str], ...] = static()
     coupled: bool = static(False)
     sharpest: Float[Array, "2 p"] | None = None
+    agop: Float[Array, "r d"] | None = None
 
 
 @plain_switches()
@@ -240,9 +249,16 @@ def prepare(
         "loss": loss,
         "labels": kind_of_labels(np.asarray(labels)),
         "notes": (("targets", note),) if note else (),
+        "agop": None if data.agop is None else match_precision(data.agop, params),
     }
     # Traced as coupled, which every model can be.
-    columns, needs_kernel = method.recording.columns(Problem(**values, columns=(), coupled=True), jnp.zeros((), dtype))
+    columns, needs_kernel = method.recording.columns(
+        Problem(**values, columns=(), coupled=True), jnp.zeros((), dtype), method.batch_size
+    )
+    if "agop_alignment" in columns and is_coupled(model, params, x_test):
+        raise ValueError(
+            "record: agop_alignment is of models that treat their examples independently; this one does not"
+        )
     problem = Problem(**values, columns=columns)
     if "sharpness" in method.recording.names:
         problem = _with_its_sharpest(problem)

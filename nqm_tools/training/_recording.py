@@ -21,6 +21,7 @@ from nqm_tools._types import Outputs
 from nqm_tools._validation import check_choice
 from nqm_tools.batch_noise import curvature_of_a_step, exact_norm, noise_share, variances
 from nqm_tools.expansions import linearize, second_order_term
+from nqm_tools.features._agop import alignment_of
 from nqm_tools.kernels import kernel_matrix, tangent_kernel
 from nqm_tools.networks import architecture
 from nqm_tools.training import _sharpness
@@ -28,7 +29,7 @@ from nqm_tools.training import _sharpness
 if TYPE_CHECKING:
     from nqm_tools.training._problem import Problem
 
-MAX_EIGENVALUES = 8
+MAX_EIGENVALUES = 10
 MAX_LAYERS = 8
 MODELS = ("f_lin", "f_quad")
 # Places on the segment from the start at which its highest loss is looked for, besides the start.
@@ -77,8 +78,12 @@ class Snapshot:
         The step, and the learning rate of the update that follows it.
     batch_size, momentum
         Of the updates: the whole batch is the number of training examples.
+    batch
+        Which examples the update that follows takes: their places, ``batch_size`` whole numbers.
     x, y, x_test, y_test
         The data, targets (n, k) as the loss takes them; test ones are None where there are none.
+    agop
+        Of the function behind the data, or its root, as :class:`nqm_tools.Data` has it, or None.
     params, start
         The parameters now and where the run started, as the model takes them.
     prediction, test_prediction
@@ -115,8 +120,11 @@ class Snapshot:
         step: Int[ArrayLike, ""],
         batch_size: int | None = None,
         momentum: float = 0.0,
+        batch: Int[Array, " batch"] | None = None,
     ) -> None:
         self._problem, self._state = problem, state
+        self._is_whole, self.agop = batch is None, problem.agop
+        self.batch = jnp.arange(len(problem.y)) if batch is None else batch
         self.learning_rate, self.step = learning_rate, step
         self.batch_size, self.momentum = batch_size or len(problem.y), momentum
         self.x, self.y, self.x_test = problem.x, problem.y, problem.x_test
@@ -191,6 +199,22 @@ class Snapshot:
         eigenvalues, eigenvectors = jnp.linalg.eigh(kernel_matrix(self._kernel))
         eigenvalues, eigenvectors = eigenvalues[::-1], eigenvectors[:, ::-1]
         return eigenvalues, eigenvectors * jnp.where(eigenvectors.sum(axis=0) < 0, -1, 1)
+
+    @functools.cached_property
+    def _batch(self):
+        """Features and targets of the batch."""
+        features, y = self._problem.features, self.y
+        return (features, y) if self._is_whole else jax.tree.map(lambda leaf: leaf[self.batch], (features, y))
+
+    @functools.cached_property
+    def _largest_of_batch(self):
+        """The largest eigenvalue of the kernel of the batch."""
+        problem, bound = self._problem, self._problem.bound
+        if bound.kernel is None:
+            kernel = tangent_kernel(problem.model, self.params, self.x[self.batch], coupled=problem.coupled)
+        else:
+            kernel = bound.kernel(self._state, self._batch[0])
+        return jnp.linalg.eigvalsh(kernel_matrix(kernel))[-1]
 
     @functools.cached_property
     def distance(self) -> Float[Array, ""]:
@@ -328,6 +352,36 @@ def _noise(now):
     return jnp.where(inside, x, 0), inside, noise_share(n, now.batch_size)
 
 
+def _agop_alignment(now):
+    """:func:`nqm_tools.agop_alignment` of the model's AGOP over the test inputs with that of the data."""
+    if now.agop is None:
+        raise ValueError("record: agop_alignment is with the AGOP of the data, and these have none: Data(agop=...)")
+    if now.x_test is None:
+        raise ValueError("record: agop_alignment is over test inputs, and the data have none")
+    return alignment_of(now.model, now.params, now.x_test, now.agop)
+
+
+def _batch_critical_ratio(now):
+    """The learning rate over the critical one of the kernel of the batch that the next update takes."""
+    loss = now._problem.loss
+    if loss.constant_curvature is None:
+        raise ValueError(
+            f"record: batch_critical_ratio is of the squared losses, 'mse' and 'half_sum'; the loss is {loss.name!r}"
+        )
+    largest = now.eigenpairs[0][0] if now._is_whole else now._largest_of_batch
+    return now.learning_rate * loss.constant_curvature * loss.weight(now.batch_size) * largest / 2
+
+
+def _batch_loss_ratio(now):
+    """The loss of the batch that the next update takes, after that update over before."""
+    bound, loss = now._problem.bound, now._problem.loss
+    features, y = now._batch
+    value, pullback = bound.value_and_pullback(now._state, features)
+    gradient = pullback(loss.output_gradient(value, y))
+    after = jax.tree.map(lambda s, g: s - jnp.asarray(now.learning_rate, s.dtype) * g, now._state, gradient)
+    return loss.total(bound.predict(after, features), y) / loss.total(value, y)
+
+
 def _trace(now):
     return jnp.trace(kernel_matrix(now._kernel))
 
@@ -410,6 +464,9 @@ RECORDERS = {
     "kernel_norm": _kernel_norm,
     "kernel_norm_exact": _kernel_norm_exact,
     "path_loss": _path_loss,
+    "agop_alignment": _agop_alignment,
+    "batch_critical_ratio": _batch_critical_ratio,
+    "batch_loss_ratio": _batch_loss_ratio,
     "weight_norm": _weight_norm,
     "sparsity": _sparsity_of_all,
     **{f"sparsity_{i}": functools.partial(_sparsity_of_layer, i) for i in range(1, MAX_LAYERS + 1)},
@@ -461,7 +518,7 @@ class Recording:
             columns |= _columns(name, value, now.y.dtype)
         return after, columns
 
-    def columns(self, problem, learning_rate):
+    def columns(self, problem, learning_rate, batch_size=None):
         """The names of the columns, found by tracing (what fails is told by its name); whether they need the kernel."""
         found, need_kernel = {}, []
         # As leaves: JAX keeps the structures that it has seen, and this one holds the user's function.
@@ -470,9 +527,10 @@ class Recording:
 
             def trace(leaves, rate, recorder=recorder, name=name):
                 problem = jax.tree.unflatten(tree, leaves)
-                now = Snapshot(problem, problem.state0, rate, jnp.zeros((), jnp.int32))
+                batch = None if batch_size is None else jnp.arange(batch_size)
+                now = Snapshot(problem, problem.state0, rate, jnp.zeros((), jnp.int32), batch_size, batch=batch)
                 columns = _columns(name, _first_value(name, recorder, now), now.y.dtype)
-                need_kernel.append("_kernel" in vars(now))
+                need_kernel.append(not {"_kernel", "_largest_of_batch"}.isdisjoint(vars(now)))
                 return columns
 
             with plain_words():

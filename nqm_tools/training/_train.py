@@ -92,9 +92,9 @@ def train(
         - ``test_loss``, ``test_accuracy`` (the share of test examples whose sign, side of 1/2 for labels 0 and 1, or
           largest output is right; NaN if the targets are no labels), ``distance`` (Euclidean, from where the run
           started), ``weight_norm``;
-        - ``lambda_1`` to ``lambda_8`` and ``trace``: largest eigenvalues and trace of the tangent kernel K on the
-          training inputs; ``projection_1`` to ``projection_8`` of the residual r on their unit eigenvectors p_i, whose
-          sums are not negative; ``followed_1`` to ``followed_8``: the eigenvalues that are the largest at the start,
+        - ``lambda_1`` to ``lambda_10`` and ``trace``: largest eigenvalues and trace of the tangent kernel K on the
+          training inputs; ``projection_1`` to ``projection_10`` of the residual r on their unit eigenvectors p_i, whose
+          sums are not negative; ``followed_1`` to ``followed_10``: the eigenvalues that are the largest at the start,
           each followed by its eigenvector from row to row (those above are sorted anew at each row, and cross);
         - ``R_f`` and ``R_K``: the corrections along p_1 of the step of plain gradient descent from here, ``p_1^T R_f
           p_1`` and ``p_1^T R_K p_1`` (see :func:`nqm_tools.kernel_step`; figures 6 and 7 of Zhu et al. 2024). For a
@@ -105,6 +105,11 @@ def train(
           included but for the start;
         - ``kernel_norm``, ``kernel_norm_exact``: of the tangent kernel under the noise of mini-batches
           (:func:`nqm_tools.kernel_norm`, its forms "delocalised" and "exact");
+        - ``agop_alignment``: of the model's AGOP over the test inputs with ``data.agop``
+          (:func:`nqm_tools.agop_alignment`);
+        - ``batch_critical_ratio``: the learning rate over the critical one of the examples that the next step takes,
+          ``2/lambda_1`` of their own kernel (for ``half_sum``; ``n_B/lambda_1`` for ``mse``), and ``batch_loss_ratio``:
+          their loss after that step over before. For squared losses and gradient descent without momentum;
         - ``sparsity``, and ``sparsity_1``, ...: the share of hidden pre-activations that are not positive, over the
           training inputs, of the package's networks, and by layer.
 

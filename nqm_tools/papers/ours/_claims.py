@@ -11,7 +11,9 @@ from nqm_tools import dynamics
 from nqm_tools.papers._rules import FEWEST_SEEDS, Claim, Finding, Interval, estimated_percent, runs_of, unknown
 from nqm_tools.papers.agarwala2022 import sharpening
 from nqm_tools.papers.agarwala2024 import edge as batch_edge
-from nqm_tools.papers.ours import edge, errata, momentum, noise, own_networks, phase_diagram
+from nqm_tools.papers.ours import edge, errata, features, momentum, noise, own_networks, phase_diagram
+from nqm_tools.papers.radhakrishnan2022 import ansatz, machines
+from nqm_tools.papers.zhu2023 import alignment
 from nqm_tools.papers.zhu2024 import kernels, theorems
 
 # Laws of wide networks are read at the largest width, up to this multiple of the critical rate.
@@ -93,6 +95,7 @@ def claims() -> list[Claim]:
             for figure, model in (("6", "f_quad"), ("7", "f"))
         ),
         *_edge_of_stability(),
+        *_features(),
         Claim(
             "erratum 3",
             "figure 3",
@@ -287,6 +290,140 @@ def _edge_of_stability():
         ),
     ):
         yield Claim("edge of stability", panel, sweep, statement, rule, check, status=status, where=("10",))
+
+
+def _features():
+    """Catapults and the average gradient outer product."""
+    seeds = f"{FEWEST_SEEDS} seeds or more"
+    smallest = min(alignment.BATCHES)
+    for panel, sweep, statement, rule, check, beside in (
+        *(
+            (
+                f"gradient descent, {name}, quadratic model",
+                sweep,
+                "a catapult raises the alignment of the quadratic model's AGOP, too, and lowers its test loss",
+                f"trained out, at {alignment.ABOVE:g} times the critical rate, paired over {seeds} with the best of "
+                f"{', '.join(f'{rate:g}' for rate in alignment.BELOW)} times: both 95 % intervals lie above 0",
+                alignment.catapult_gains("f_quad"),
+                (),
+            )
+            for name, sweep in (("ReLU", "features_gd"), ("Swish", "features_gd_swish"))
+        ),
+        (
+            "gradient descent, ReLU, quadratic model",
+            "features_gd",
+            "far above critical the quadratic model of a ReLU network loses its test error, where the network gains",
+            f"trained out, at {features.BEYOND:g} against 0.9 times the critical rate, {seeds} that do not diverge: "
+            f"the 95 % interval of the ratio of the test losses lies above {features.WORSE:g}, the network's below 1",
+            features.collapses,
+            (),
+        ),
+        (
+            "gradient descent, Swish",
+            "features_gd_swish",
+            f"with a smooth activation network and quadratic model are aligned alike up to {features.ALIKE_AT:g} times "
+            "the critical rate",
+            f"95 % interval of the difference within ± {features.ALIKE:g} at each of four rates, {seeds}",
+            features.alike,
+            (),
+        ),
+        *(
+            (
+                f"mini-batches, ReLU, quadratic model: {what}",
+                "features_sgd",
+                f"of the quadratic model, too, smaller batches have {better}",
+                f"as for the network: batches of {smallest} against the whole one, and the rank correlation",
+                alignment.smaller_batches("f_quad", column),
+                (),
+            )
+            for what, better, column in (
+                ("catapults", "more catapults", "catapults"),
+                ("alignment", "a better alignment", "agop_alignment"),
+                ("test loss", "a lower test loss", "test_loss"),
+            )
+        ),
+        *(
+            (
+                f"mini-batches, ReLU, {name}: control",
+                "features_sgd_slow",
+                "a small batch at a small rate has no catapults, and does not do better than gradient descent",
+                f"batches of {features.CONTROL} at {features.SLOW:g} times the critical rate, trained out, over "
+                f"{seeds}: no catapult, and a gain over gradient descent below {100 * features.SMALL_SHARE:.0f} % of "
+                f"that at {features.FAST:g} times, by the 95 % interval",
+                features.control(model),
+                ("features_sgd",),
+            )
+            for name, model in (("network", "f"), ("quadratic model", "f_quad"))
+        ),
+        *(
+            (
+                f"mini-batches, ReLU, {name}: criterion",
+                "features_sgd",
+                "a batch's loss rises in a step only where the rate is above that batch's own critical rate",
+                f"no exception in the recorded steps, {features.FEWEST_STEPS} or more on each side",
+                features.batch_criterion(model),
+                (),
+            )
+            for name, model in (("network", "f"), ("quadratic model", "f_quad"))
+        ),
+        (
+            "gradient descent and mini-batches, ReLU",
+            "features_gd",
+            "gradient descent above its critical rate does better than every batch size at one rate below it",
+            f"paired over {seeds}, its rate chosen on the other seeds, against the best batch size: the 95 % interval "
+            "of the difference of the test losses lies above 0",
+            features.descent_matches_batches("f"),
+            ("features_sgd",),
+        ),
+    ):
+        yield Claim(
+            "features",
+            panel,
+            sweep,
+            statement,
+            rule,
+            check,
+            status="observed",
+            beside=beside,
+            where=("features.agop_alignment", "features.catapults"),
+        )
+    for depth, name, layer in ((2, "weights", 1), (2, "change", 1), (3, "weights", 1), (3, "change", 1)):
+        yield Claim(
+            "features",
+            f"neural feature ansatz, {depth} layers, layer {layer}, {name}",
+            "features_ansatz",
+            f"the {name} of the first layer correlate with the root of the AGOP more than with the AGOP"
+            if name == "weights"
+            else "the change of the first layer correlates with the root of the AGOP more than with the AGOP",
+            f"Pearson correlation of W^T W, or of that of the change, after training: 95 % interval over {seeds} of "
+            "the difference above 0",
+            ansatz.root_is_better(depth, name, layer),
+            status="observed",
+            where=("features.feature_correlation", "features.neural_feature_matrix"),
+        )
+    for depth, layer in ((2, 1), (3, 1), (3, 2)):
+        yield Claim(
+            "features",
+            f"neural feature ansatz, {depth} layers, layer {layer}, change",
+            "features_ansatz",
+            "from a standard normal start, near which weights stay, it is their change that has the AGOP's features",
+            f"Pearson correlation of the change's W^T W with the AGOP above {ansatz.HIGH:g} by the 95 % interval over "
+            f"{seeds}",
+            ansatz.correlates(depth, f"change_{layer}"),
+            status="observed",
+            where=("features.feature_correlation", "features.neural_feature_matrix"),
+        )
+    for n, d in machines.SIZES:
+        yield Claim(
+            "features",
+            f"recursive feature machine, {n} examples of {d} inputs",
+            "",
+            "the root of the AGOP in the kernel ends with a lower test error than the AGOP itself",
+            f"iteration {machines.LAST}: 95 % interval of the ratio over {machines.SEEDS} draws above 1",
+            machines.root_is_better(n, d),
+            status="observed",
+            where=("features.recursive_feature_machine",),
+        )
 
 
 def peak_law(frame):

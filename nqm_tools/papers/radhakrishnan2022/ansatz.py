@@ -1,0 +1,54 @@
+"""Rules for the neural feature ansatz. Frames are those of :func:`nqm_tools.papers.recorded`."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from nqm_tools.papers._rules import FEWEST_SEEDS, Check, Finding, Interval, estimate, unknown
+
+# What a correlation has to reach.
+HIGH = 0.8
+
+
+def at_both_ends(frame: pd.DataFrame, depth: int, column: str) -> pd.DataFrame:
+    """The first and the last recorded value of a column, a row a seed."""
+    rows = frame[(frame["depth"] == depth) & (frame["regime"] != "divergent")].sort_values("step")
+    return rows.groupby("seed")[column].agg(["first", "last"])
+
+
+def correlates(depth: int, column: str, high: float = HIGH) -> Check:
+    """Whether a correlation is high after training, and higher than at the start."""
+
+    def check(frame):
+        if frame.empty or column not in frame:
+            return unknown("nothing is recorded")
+        found = at_both_ends(frame, depth, column).dropna()
+        if len(found) < FEWEST_SEEDS:
+            return unknown(f"{len(found)} seeds are recorded, {FEWEST_SEEDS} are needed")
+        start, end = found["first"], found["last"]
+        # The change is zero at the start, and so is its column.
+        before = "" if (start == 0).all() else f"; at the start {start.mean():.3f}"
+        return Finding(
+            f"{estimate(end, '{:.3f}')}{before}",
+            Interval.of(end).low > high and Interval.of(end - start).low > 0,
+        )
+
+    return check
+
+
+def root_is_better(depth: int, name: str, layer: int) -> Check:
+    """Whether the root of the AGOP correlates more than the AGOP."""
+
+    def check(frame):
+        columns = f"{name}_{layer}", f"{name}_root_{layer}"
+        if frame.empty or not set(columns) <= set(frame):
+            return unknown("nothing is recorded")
+        whole, root = (at_both_ends(frame, depth, column)["last"].dropna() for column in columns)
+        if len(whole) < FEWEST_SEEDS:
+            return unknown(f"{len(whole)} seeds are recorded, {FEWEST_SEEDS} are needed")
+        return Finding(
+            f"{whole.mean():.3f} with the AGOP, {root.mean():.3f} with its root: {estimate(root - whole, '{:+.3f}')}",
+            Interval.of(root - whole).low > 0,
+        )
+
+    return check
