@@ -42,7 +42,7 @@ def tiny(path, folder):
         name = f'[[scales.tiny.network]]\nname = "{networks[0]["name"]}"\n'
         tables = [f"{name}width = {width}\n{outputs}" for width in (8, 12)]
         text += "".join(tables)
-    for file in FILES:  # with those that it extends
+    for file in (*FILES, *FILES[0].parent.glob("*.py")):  # with those that it extends, and modules
         (folder / file.name).write_text(file.read_text())
     (folder / path.name).write_text(path.read_text() + text)
     return folder / path.name
@@ -83,7 +83,7 @@ def test_both_scales_are_sound_and_quick_is_the_smaller(path):
 def test_sweeps_run_on_generated_files(generated, path, tmp_path):
     sweep = Sweep.from_toml(tiny(path, tmp_path), "tiny")
     rates = sweep.learning_rates
-    part = sweep.only(learning_rates=[min(rates), max(rates)])
+    part = sweep.only(learning_rates=sorted({min(rates), max(rates)}))
     store = tmp_path / "results" / path.stem
     frame = sweeps.run(part, store, say=lambda line: None)
     assert len(frame) == len(part)

@@ -59,7 +59,7 @@ def test_a_gain_is_one_of_both_numbers_over_the_best_below():
     for model in ("f", "f_quad"):
         rule = alignment.catapult_gains(model)
         assert rule(gd()).holds is True
-        assert rule(gd([((model, 1.5), (0.28, 0.975, 15))])).holds is False, "no lower test loss"
+        assert rule(gd([((model, 1.5), (0.36, 0.975, 15))])).holds is False, "no lower test loss"
         assert rule(gd([((model, 1.5), (0.17, 0.94, 15))])).holds is False, "no better aligned"
         assert rule(gd([((model, 0.25), (0.1, 0.94, 51))])).holds is False, "another rate below is better"
         assert rule(gd(seeds=range(4))).holds is None
@@ -74,6 +74,10 @@ def test_a_gain_is_one_of_both_numbers_over_the_best_below():
     )
     assert alignment.catapult_gains("f")(lost).holds is False
     assert alignment.catapult_gains("f")(gd(regime="monotone")).holds is None, "no catapults"
+    early = gd([(("f", 0.9), (0.1, 0.99, 20))])
+    early.loc[early["learning_rate_ratio"] == 0.9, "regime"] = "catapult"
+    assert alignment.catapult_gains("f")(early).holds is True, "a catapult below is none of those below without one"
+    assert alignment.catapult_gains("f")(early.assign(regime="catapult")).holds is None
 
 
 def test_the_kernel_falls_above_and_not_below():
@@ -148,7 +152,7 @@ def test_the_control_has_no_catapults_and_no_gain():
 def test_descent_is_tuned_on_the_other_seeds():
     rule, both = features.descent_matches_batches("f"), pd.concat([gd(), batches()], ignore_index=True)
     assert rule(both).holds is True
-    worse = pd.concat([gd([(("f", 1.8), (0.17, 0.97, 15))]), batches()], ignore_index=True)
+    worse = pd.concat([gd([(("f", rate), (0.18, 0.97, 15)) for rate in (1.5, 1.8)]), batches()], ignore_index=True)
     assert rule(worse).holds is False
     assert rule(gd()).holds is None
     lost = gd().assign(
@@ -205,9 +209,15 @@ def test_a_spike_lies_along_the_top_eigenvectors():
     assert rule(spikes(seeds=range(4))).holds is None
     assert rule(spikes(regime="monotone")).holds is None
     assert rule(pd.DataFrame()).holds is None
-    moved = spikes()
-    moved.loc[moved["step"] == 4, "train_loss"] = 2.0  # the rest rises later
+
+
+def test_the_rest_does_not_rise_on_any_seed():
+    rule = alignment.rest_does_not_rise("f")
+    assert rule(spikes(1.01)).holds is True
+    moved = spikes(1.01)
+    moved.loc[(moved["step"] == 4) & (moved["seed"] == 2), "train_loss"] = 2.0
     assert rule(moved).holds is False
+    assert rule(spikes(seeds=range(4))).holds is None
 
 
 def trained(weights=(0.5, 0.9), root=(0.6, 0.95), seeds=SEEDS):

@@ -181,7 +181,7 @@ def alignment_of(
     --------
     >>> from nqm_tools.expansions import as_model
     >>> model, x = as_model(lambda w, x: x @ w), jnp.ones((4, 2))
-    >>> alignment_of(model, jnp.array([2.0, 0.0]), x, jnp.eye(2)).round(4).item()
+    >>> round(alignment_of(model, jnp.array([2.0, 0.0]), x, jnp.eye(2)).item(), 4)
     0.7071
     """
     k = jax.eval_shape(lambda: model(params, x)).shape[1]

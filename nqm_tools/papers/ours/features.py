@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 
 from nqm_tools.papers._rules import FEWEST_SEEDS, Check, Finding, Interval, estimate, unknown
 from nqm_tools.papers.zhu2023.alignment import BATCHES, BELOW, WHOLE, ends_of_runs, not_trained_out
@@ -13,10 +14,12 @@ ALIKE_AT, ALIKE = 1.2, 0.01
 BEYOND, WORSE = 1.8, 1.5
 # The rates of mini-batches, the batch of the control, and how much of the gain it may have.
 FAST, SLOW, CONTROL, SMALL_SHARE = 0.6, 0.1, 8, 0.25
+# Gradient descent does as well as batches where it misses at most so much of their gain.
+MARGIN = 0.1
 # A batch's loss has risen where it is above this many times what it was; losses below this share of the first one are
 # rounding in float32.
 RISEN, ROUNDING = 1 + 1e-4, 1e-7
-FEWEST_STEPS = 200
+FEWEST_STEPS = 100
 
 
 def control(model: str) -> Check:
@@ -51,7 +54,7 @@ def control(model: str) -> Check:
             f"{tables['catapults'][(FAST, CONTROL)].mean():.0f} catapults), {slow.mean():.3f} (the same at a sixth of "
             f"the rate, {spikes.sum():.0f} catapults): lower than gradient descent's by "
             f"{estimate(descent - slow, '{:.3f}')}; alignment {', '.join(f'{value:.3f}' for value in aligned)}",
-            bool(spikes.sum() == 0) and Interval.of(descent - fast).low > 0 and Interval.of(share).high < 0,
+            bool(spikes.sum() == 0 and Interval.of(descent - fast).low > 0 and Interval.of(share).high < 0),
         )
 
     return check
@@ -61,11 +64,11 @@ def batch_criterion(model: str) -> Check:
     """Whether a batch's loss rises only where the rate is above that batch's critical rate."""
 
     def check(frame):
-        rows = frame[frame["model"] == model] if len(frame) else frame
+        rows = frame[frame["model"] == model].sort_values(["key", "step"]) if len(frame) else frame
         if len(rows):
             rows = rows[(rows["batch_size"] < WHOLE) & (rows["regime"] != "divergent")]
             rows = rows[(rows["step"] < rows["steps"]) & rows["batch_loss_ratio"].notna()]
-            first = rows.sort_values("step").groupby("key")["train_loss"].transform("first")
+            first = rows.groupby("key")["train_loss"].transform("first")
             rows = rows[rows["train_loss"] > ROUNDING * first]
         if rows.empty or rows["seed"].nunique() < FEWEST_SEEDS:
             return unknown(f"fewer than {FEWEST_SEEDS} seeds are recorded")
@@ -82,14 +85,15 @@ def batch_criterion(model: str) -> Check:
 
 
 def descent_matches_batches(model: str) -> Check:
-    """Whether gradient descent above its critical rate, chosen on the other seeds, beats all batch sizes below it."""
+    """Whether gradient descent above its critical rate, chosen on the other seeds, does as well as any batch."""
 
     def check(frame):
         runs = ends_of_runs(frame)
-        if runs.empty or runs["batch_size"].isna().all() or runs["batch_size"].notna().all():
+        sizes = runs.get("batch_size", pd.Series(dtype=float)).isna()
+        if sizes.all() or not sizes.any():
             return unknown("not both of gradient descent and mini-batches are recorded")
         runs = runs[runs["model"] == model]
-        whole, batches = runs[runs["batch_size"].isna()], runs[runs["batch_size"] < WHOLE]
+        whole, batches = runs[runs["batch_size"].isna()], runs[runs["batch_size"].notna()]
         descent = whole.pivot_table(index="seed", columns="learning_rate_ratio", values="test_loss", dropna=False)
         diverged = whole.assign(lost=whole["regime"] == "divergent").pivot_table(
             index="seed", columns="learning_rate_ratio", values="lost"
@@ -97,22 +101,23 @@ def descent_matches_batches(model: str) -> Check:
         descent = descent.loc[:, ~diverged.any()]
         table = batches.pivot_table(index="seed", columns="batch_size", values="test_loss", dropna=False)
         seeds = descent.index.intersection(table.index)
-        if len(seeds) < FEWEST_SEEDS or not set(BATCHES) <= set(table.columns) or not (descent.columns > 1).any():
+        if len(seeds) < FEWEST_SEEDS or not {*BATCHES, WHOLE} <= set(table.columns) or not (descent.columns > 1).any():
             return unknown(f"{len(seeds)} seeds are recorded")
         descent, table = descent.loc[seeds], table.loc[seeds]
         chosen = [descent.loc[seed, descent.drop(seed).mean().idxmin()] for seed in seeds]
         best = table[table.mean().idxmin()]
         less = best - chosen
+        allowed = MARGIN * (table[WHOLE] - best)
         return Finding(
             f"{np.mean(chosen):.3f} against {best.mean():.3f} (batches of {table.mean().idxmin():g}): lower by "
             f"{estimate(less, '{:.3f}')}",
-            Interval.of(less).low > 0,
+            bool(Interval.of(less + allowed).low > 0),
         )
 
     return check
 
 
-def alike(frame):
+def alike(frame: pd.DataFrame) -> Finding:
     """Whether a smooth network and its quadratic model are aligned alike, below and a little above critical."""
     runs = ends_of_runs(frame)
     if runs.empty:
@@ -128,11 +133,11 @@ def alike(frame):
     intervals = [Interval.of(values) for values in apart.values()]
     return Finding(
         "; ".join(f"at {rate:g}: {estimate(values, '{:+.4f}')}" for rate, values in apart.items()),
-        all(max(-i.low, i.high) < ALIKE for i in intervals),
+        bool(all(max(-i.low, i.high) < ALIKE for i in intervals)),
     )
 
 
-def collapses(frame):
+def collapses(frame: pd.DataFrame) -> Finding:
     """Whether the quadratic model of a ReLU network, trained out, has a larger test error far above critical."""
     runs = ends_of_runs(frame)
     if runs.empty:
@@ -154,5 +159,5 @@ def collapses(frame):
             return unknown(f"{len(found[model])} seeds of {model} are recorded at {BEYOND:g} that do not diverge")
     return Finding(
         f"test loss times {estimate(found['f_quad'], '{:.2f}')}; the network's {estimate(found['f'], '{:.2f}')}",
-        Interval.of(np.log(found["f_quad"])).low > np.log(WORSE) and Interval.of(found["f"]).high < 1,
+        bool(Interval.of(np.log(found["f_quad"])).low > np.log(WORSE) and Interval.of(found["f"]).high < 1),
     )

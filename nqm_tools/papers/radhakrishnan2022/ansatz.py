@@ -30,7 +30,7 @@ def correlates(depth: int, column: str, high: float = HIGH) -> Check:
         before = "" if (start == 0).all() else f"; at the start {start.mean():.3f}"
         return Finding(
             f"{estimate(end, '{:.3f}')}{before}",
-            Interval.of(end).low > high and Interval.of(end - start).low > 0,
+            bool(Interval.of(end).low > high and Interval.of(end - start).low > 0),
         )
 
     return check
@@ -48,7 +48,7 @@ def root_is_better(depth: int, name: str, layer: int) -> Check:
             return unknown(f"{len(whole)} seeds are recorded, {FEWEST_SEEDS} are needed")
         return Finding(
             f"{whole.mean():.3f} with the AGOP, {root.mean():.3f} with its root: {estimate(root - whole, '{:+.3f}')}",
-            Interval.of(root - whole).low > 0,
+            bool(Interval.of(root - whole).low > 0),
         )
 
     return check

@@ -32,7 +32,7 @@ def ends_of_runs(frame: pd.DataFrame) -> pd.DataFrame:
     return rows[known].first().reset_index(drop=True).set_index("key").join(last).reset_index()
 
 
-def not_trained_out(runs):
+def not_trained_out(runs: pd.DataFrame) -> str | None:
     """Why runs cannot be compared by their test loss, in words; None if they can."""
     late = runs[(runs["regime"] != "divergent") & ~(runs["left"] < TRAINED)]
     if late.empty:
@@ -40,28 +40,54 @@ def not_trained_out(runs):
     return f"{len(late)} of {len(runs)} runs are not trained out: {late['left'].max():.2g} of the first loss is left"
 
 
+def _spikes(frame, model):
+    """Of each seed: the steps' losses, and along how many of the top eigenvectors they lie, summed; or why not."""
+    rows = frame[frame["model"] == model] if len(frame) else frame
+    found = []
+    for seed, run in rows.groupby("seed") if len(rows) else ():
+        run = run.sort_values("step")
+        losses = run["train_loss"].to_numpy()
+        if run["regime"].iloc[0] != "catapult" or losses.argmax() == 0:
+            return unknown(f"seed {seed} is no catapult")
+        along = run[[f"projection_{i + 1}" for i in range(DIRECTIONS)]].to_numpy() ** 2 / run["n_train"].iloc[0]
+        found.append((losses, along.cumsum(axis=1)))
+    return found if len(found) >= FEWEST_SEEDS else unknown(f"{len(found)} seeds of {model} are recorded")
+
+
 def spike_in_top_space(model: str) -> Check:
     """Whether a catapult's rise of the loss lies along the top eigenvectors of the kernel."""
 
     def check(frame):
-        rows = frame[frame["model"] == model] if len(frame) else frame
-        shares, rests = [], []
-        for _, run in rows.groupby("seed") if len(rows) else ():
-            run = run.sort_values("step")
-            losses = run["train_loss"].to_numpy()
+        found = _spikes(frame, model)
+        if isinstance(found, Finding):
+            return found
+        first, several = [], []
+        for losses, along in found:
             peak = losses.argmax()
-            if run["regime"].iloc[0] != "catapult" or peak == 0:
-                return unknown(f"seed {run['seed'].iloc[0]} is no catapult")
-            along = run[[f"projection_{i + 1}" for i in range(DIRECTIONS)]].to_numpy() ** 2 / run["n_train"].iloc[0]
-            shares.append([(a[peak] - a[0]) / (losses[peak] - losses[0]) for a in (along[:, 0], along.sum(axis=1))])
-            rests.append((losses - along.sum(axis=1)).max() / losses[0])
-        if len(shares) < FEWEST_SEEDS:
-            return unknown(f"{len(shares)} seeds are recorded, {FEWEST_SEEDS} are needed")
-        first, several = 100 * np.array(shares).T
+            shares = 100 * (along[peak] - along[0]) / (losses[peak] - losses[0])
+            first.append(shares[0])
+            several.append(shares[-1])
         return Finding(
-            f"{estimate(several, '{:.1f}', ' %')} of the rise; along the first alone {first.mean():.1f} %; the rest is "
-            f"never above {max(rests):.2f} of the first loss",
-            Interval.of(several).low > 100 * SHARE and max(rests) < 1,
+            f"{estimate(several, '{:.1f}', ' %')} of the rise; along the first alone {np.mean(first):.1f} %",
+            bool(Interval.of(several).low > 100 * SHARE),
+        )
+
+    return check
+
+
+def rest_does_not_rise(model: str) -> Check:
+    """Whether the loss along all other eigenvectors stays below where it started."""
+
+    def check(frame):
+        found = _spikes(frame, model)
+        if isinstance(found, Finding):
+            return found
+        rests = [losses - along[:, -1] for losses, along in found]
+        highest = [rest.max() / rest[0] for rest in rests]
+        peaks = np.mean([losses.max() / losses[0] for losses, _ in found])
+        return Finding(
+            f"it comes to {estimate(highest, '{:.2f}')} times its first value, and the loss to {peaks:.0f} times",
+            bool(max(highest) <= 1),
         )
 
     return check
@@ -80,27 +106,35 @@ def kernel_falls(model: str) -> Check:
         return Finding(
             f"lambda_1 falls by {estimate(100 * lost, '{:.0f}', ' %')}; below critical it ends at "
             f"{below.mean():.2f} of its start",
-            Interval.of(lost).low > 0 and Interval.of(below - above).low > 0,
+            bool(Interval.of(lost).low > 0 and Interval.of(below - above).low > 0),
         )
 
     return check
 
 
 def _by_seed(runs, model, columns, above=ABOVE):
-    """For each column the values of all seeds: the best below the critical rate, and at ``above`` it; or why not."""
+    """For each column the values of all seeds: the best below the critical rate, and at ``above`` it; or why not.
+
+    Below count runs without a catapult: where the kernel grows at first, some rates just below have one.
+    """
     if len(runs):
         runs = runs[(runs["model"] == model) & runs["learning_rate_ratio"].isin((*BELOW, above))]
     if runs.empty:
         return unknown(f"{model} is not recorded at these rates")
-    wrong = not_as_claimed(runs, model)
+    wrong = not_as_claimed(runs[runs["learning_rate_ratio"] == above], model)
     if wrong:
         return unknown(wrong)
+    runs = runs[(runs["learning_rate_ratio"] == above) | (runs["regime"] == "monotone")]
     found = {}
     for column in columns:
-        table = runs.pivot_table(index="seed", columns="learning_rate_ratio", values=column, dropna=False)
-        if not {*BELOW, above} <= set(table.columns) or len(table) < FEWEST_SEEDS:
-            return unknown(f"{len(table)} seeds are recorded at {', '.join(map(str, table.columns))}")
-        below = table[list(BELOW)]
+        table = runs.pivot_table(index="seed", columns="learning_rate_ratio", values=column)
+        if above not in table or len(table.columns) < 3:
+            return unknown(f"{model} is recorded at {', '.join(map(str, table.columns))}")
+        below = table.drop(columns=above)
+        table = table[below.notna().any(axis=1)]
+        below = below.loc[table.index]
+        if len(table) < FEWEST_SEEDS:
+            return unknown(f"{len(table)} seeds are recorded")
         found[column] = (below.max(axis=1) if BETTER.get(column, -1) > 0 else below.min(axis=1)), table[above]
     return found
 
@@ -116,25 +150,26 @@ def catapult_gains(model: str, above: float = ABOVE) -> Check:
         found = _by_seed(runs, model, BETTER, above)
         if isinstance(found, Finding):
             return found
-        compared = runs[(runs["model"] == model) & runs["learning_rate_ratio"].isin((0.9, above))]
+        runs = runs[runs["model"] == model]
+        compared = runs[runs["learning_rate_ratio"].isin((*BELOW[1:], above))]
         late = not_trained_out(compared)
         if late:
             return unknown(late)
-        lost = compared["regime"].eq("divergent").sum()
-        if lost:
-            return Finding(f"{lost} of {len(compared) // 2} diverge", False)
+        lost = compared.loc[compared["learning_rate_ratio"] == above, "regime"].eq("divergent")
+        if lost.any():
+            return Finding(f"{lost.sum()} of {len(lost)} diverge", False)
         (low, high), (before, after) = found["agop_alignment"], found["test_loss"]
         fall = 100 * (1 - after / before)
         return Finding(
             f"alignment {low.mean():.3f} to {high.mean():.3f}: {estimate(high - low, '{:+.3f}')}; test loss "
             f"{before.mean():.3f} to {after.mean():.3f}: lower by {estimate(fall, '{:.0f}', ' %')}",
-            Interval.of(high - low).low > 0 and Interval.of(fall).low > 0,
+            bool(Interval.of(high - low).low > 0 and Interval.of(fall).low > 0),
         )
 
     return check
 
 
-def table_of_batches(frame, model, column):
+def table_of_batches(frame: pd.DataFrame, model: str, column: str) -> pd.DataFrame | Finding:
     """One row a seed, one column a batch size; or why there is none."""
     runs = ends_of_runs(frame)
     if len(runs):
@@ -161,14 +196,19 @@ def smaller_batches(model: str, column: str) -> Check:
             return table
         sign = BETTER.get(column, 1)
         more = sign * (table[min(BATCHES)] - table[WHOLE])
-        order = pd.Series(np.arange(len(table.columns)), table.columns)
-        # A seed without a difference between batches has no order.
-        ranks = sign * table.corrwith(order, axis=1, method="spearman").fillna(0)
+        ranks = sign * table.apply(_rank_correlation, axis=1)
         form = "{:.0f}" if column == "catapults" else "{:.3f}"
         means = ", ".join(f"{form.format(mean)} ({size:g})" for size, mean in table.mean().items())
         return Finding(
             f"{means}; rank correlation with smallness {estimate(ranks, '{:.2f}')}",
-            Interval.of(more).low > 0 and Interval.of(ranks).low > 0,
+            bool(Interval.of(more).low > 0 and Interval.of(ranks).low > 0),
         )
 
     return check
+
+
+def _rank_correlation(values):
+    """Spearman's, with the order in which they come; 0 where they are all the same."""
+    ranks, order = values.rank().to_numpy(), np.arange(len(values))
+    ranks, order = ranks - ranks.mean(), order - order.mean()
+    return ranks @ order / np.sqrt(ranks @ ranks * (order @ order)) if ranks.any() else 0.0
