@@ -35,6 +35,7 @@ READS = {
     "10": ("edge_chebyshev",),
     "11": ("stochastic_edge*",),
     "12": ("phases_*", "beyond_*"),
+    "13": ("features_*",),
 }
 HERE = "*Your solution here.*"
 

@@ -313,18 +313,19 @@ def _features():
         (
             "gradient descent, ReLU, quadratic model",
             "features_gd",
-            "far above critical the quadratic model of a ReLU network loses its test error, where the network gains",
-            f"trained out, at {features.BEYOND:g} against 0.9 times the critical rate, {seeds} that do not diverge: "
-            f"the 95 % interval of the ratio of the test losses lies above {features.WORSE:g}, the network's below 1",
+            "far above critical a ReLU network's quadratic model has a higher test loss than below, the network lower",
+            f"the quadratic model trained out, at {features.BEYOND:g} against 0.9 times the critical rate, {seeds} "
+            "that do not diverge: the 95 % interval of the ratio of the test losses lies above "
+            f"{features.WORSE:g}, the network's below 1",
             features.collapses,
             (),
         ),
         (
             "gradient descent, Swish",
             "features_gd_swish",
-            f"with a smooth activation network and quadratic model are aligned alike up to {features.ALIKE_AT:g} times "
-            "the critical rate",
-            f"95 % interval of the difference within ± {features.ALIKE:g} at each of four rates, {seeds}",
+            f"with a smooth activation network and quadratic model are aligned alike up to {features.ALIKE_AT[-1]:g} "
+            "times the critical rate",
+            f"95 % interval of the difference within ± {features.ALIKE:g} at {len(features.ALIKE_AT)} rates, {seeds}",
             features.alike,
             (),
         ),
@@ -372,7 +373,7 @@ def _features():
             "features_gd",
             "gradient descent above its critical rate does as well as the best batch size at one rate below it",
             f"paired over {seeds}, its rate chosen on the other seeds: by the 95 % interval its test loss is above "
-            f"that of the best batch size by at most {100 * features.MARGIN:.0f} % of what that gains on the whole",
+            f"that of the best batch size by at most {100 * features.MARGIN:.0f} % of its gain on the whole batch",
             features.descent_matches_batches("f"),
             ("features_sgd",),
         ),
@@ -386,7 +387,7 @@ def _features():
             check,
             status="observed",
             beside=beside,
-            where=("features.agop_alignment", "features.catapults"),
+            where=("13", "features.agop_alignment", "features.catapults"),
         )
     for depth, name, layer in ((2, "weights", 1), (2, "change", 1), (3, "weights", 1), (3, "change", 1)):
         yield Claim(

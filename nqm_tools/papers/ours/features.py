@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 
 from nqm_tools.papers._rules import FEWEST_SEEDS, Check, Finding, Interval, estimate, unknown
-from nqm_tools.papers.zhu2023.alignment import BATCHES, BELOW, WHOLE, ends_of_runs, not_trained_out
+from nqm_tools.papers.zhu2023.alignment import BATCHES, WHOLE, ends_of_runs, not_trained_out
 
-# With a smooth activation model and network are alike up to this rate, within so much of the alignment.
-ALIKE_AT, ALIKE = 1.2, 0.01
+# With a smooth activation model and network are alike at these rates, within so much of the alignment.
+ALIKE_AT, ALIKE = (0.5, 0.9, 1.2), 0.01
 # Beyond this rate a ReLU network's quadratic model has lost what it gained: its test error is so many times that below.
 BEYOND, WORSE = 1.8, 1.5
 # The rates of mini-batches, the batch of the control, and how much of the gain it may have.
@@ -122,14 +122,13 @@ def alike(frame: pd.DataFrame) -> Finding:
     runs = ends_of_runs(frame)
     if runs.empty:
         return unknown("nothing is recorded")
-    rates = (*BELOW, ALIKE_AT)
-    runs = runs[runs["learning_rate_ratio"].isin(rates) & runs["model"].isin(("f", "f_quad"))]
+    runs = runs[runs["learning_rate_ratio"].isin(ALIKE_AT) & runs["model"].isin(("f", "f_quad"))]
     table = runs.pivot_table(
         index="seed", columns=["learning_rate_ratio", "model"], values="agop_alignment", dropna=False
     )
-    if len(table) < FEWEST_SEEDS or not {(rate, model) for rate in rates for model in ("f", "f_quad")} <= set(table):
+    if len(table) < FEWEST_SEEDS or not {(rate, model) for rate in ALIKE_AT for model in ("f", "f_quad")} <= set(table):
         return unknown(f"{len(table)} seeds are recorded")
-    apart = {rate: table[(rate, "f_quad")] - table[(rate, "f")] for rate in rates}
+    apart = {rate: table[(rate, "f_quad")] - table[(rate, "f")] for rate in ALIKE_AT}
     intervals = [Interval.of(values) for values in apart.values()]
     return Finding(
         "; ".join(f"at {rate:g}: {estimate(values, '{:+.4f}')}" for rate, values in apart.items()),
@@ -144,7 +143,7 @@ def collapses(frame: pd.DataFrame) -> Finding:
         return unknown("nothing is recorded")
     runs = runs[runs["learning_rate_ratio"].isin((0.9, BEYOND))]
     runs = runs[runs["regime"] != "divergent"]
-    late = not_trained_out(runs)
+    late = not_trained_out(runs[runs["model"] == "f_quad"])
     if late:
         return unknown(late)
     found = {}

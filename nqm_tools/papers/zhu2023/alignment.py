@@ -11,7 +11,7 @@ from nqm_tools.papers._rules import FEWEST_SEEDS, Check, Finding, Interval, esti
 BELOW, ABOVE = (0.25, 0.5, 0.9), 1.5
 WHOLE, BATCHES = 256, (32, 16, 8, 4)
 # A run is trained out where the loss has come to less than this share of its first value.
-TRAINED = 5e-3
+TRAINED = 5e-4
 # Of a spike, so much along so many eigenvectors.
 DIRECTIONS, SHARE = 5, 0.95
 # The columns in which a run has got better, and the sign of better.
@@ -128,7 +128,7 @@ def _by_seed(runs, model, columns, above=ABOVE):
     found = {}
     for column in columns:
         table = runs.pivot_table(index="seed", columns="learning_rate_ratio", values=column)
-        if above not in table or len(table.columns) < 3:
+        if above not in table or len(table.columns) < 2:
             return unknown(f"{model} is recorded at {', '.join(map(str, table.columns))}")
         below = table.drop(columns=above)
         table = table[below.notna().any(axis=1)]
