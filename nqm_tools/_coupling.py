@@ -23,8 +23,8 @@ def is_coupled(model, params, x):
     """Whether a model makes examples depend on each other, so that its gradients must be those on all of them together.
 
     The gradients of a random sum of the outputs are compared, on the examples together and one by one, here and at a
-    place nearby (a term of second order shows there). The package's networks are known not to. A Taylor model does where
-    its function does, whose gradients cost less. Where values are being traced, others stand for them.
+    place nearby (a term of second order shows there). The package's networks are known not to. A Taylor model does
+    where its function does, whose gradients cost less. Where values are being traced, others stand for them.
     """
     if isinstance(model, TaylorModel):
         model, params = FunctionModel(model.f), model.params0
