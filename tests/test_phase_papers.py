@@ -181,6 +181,11 @@ def test_a_constant_that_neither_model_reaches_is_the_same():
     assert ours.shares("c_loss")(only_one).holds is False
 
 
+def test_linear_models_alone_decide_nothing(right):
+    alone = right[right["model"] == "f_lin"].drop(columns=["sharpness", "path_loss"])
+    assert ours.linear_exceeds_two(alone).holds is None
+
+
 def test_a_loss_that_rises_later_is_not_decided_by_the_first_step(right):
     late = right[right["step"] == 1].assign(step=2)
     late.loc[late["sharpness_ratio"] >= 1.8, "train_loss"] = 1.5

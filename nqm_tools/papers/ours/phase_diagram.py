@@ -85,13 +85,11 @@ def c_max_differs(frame: pd.DataFrame) -> Finding:
 
 def _above_linear(frame, model):
     """``c_loss`` of a model minus that of its linear model, one a depth, width and seed: of the first step alone."""
-    if not len(frame):
+    if not len(frame) or not {model, "f_lin"} <= set(frame["model"]):
         return None
     found = phases.constants(frame[frame["step"] <= 1])
     found = found[found["width"] >= phases.NARROWEST]
     table = found.pivot(index=["depth", "width", "seed"], columns="model", values="c_loss")
-    if not {model, "f_lin"} <= set(table):
-        return None
     excess = (table[model] - table["f_lin"]).dropna()
     counts = excess.groupby(["depth", "width"]).size()
     return excess if len(counts) and counts.min() >= FEWEST_SEEDS else None
