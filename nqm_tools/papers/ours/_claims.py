@@ -247,7 +247,8 @@ def _edge_of_stability():
             "momentum the fewer; without, all do",
             f"{FEWEST_SEEDS} times {edge.CLIFF_STARTS} starts that reach up to {edge.CLIFF_REACH[1] - 1:.0%} past the "
             f"edge, epsilon = {edge.CLIFF_EPSILON:g}, momentum 0, 0.5 and 0.8: without it all end within "
-            f"{edge.CLIFF_NEAR:.0%} below; the 95 % intervals of both paired differences lie below 0",
+            f"{edge.CLIFF_NEAR:.0%} of where starts next to it do; the 95 % intervals of both paired "
+            "differences lie below 0",
             edge.cliff,
             "observed",
         ),

@@ -16,7 +16,6 @@ from nqm_tools.papers._rules import (
     Finding,
     Interval,
     estimate,
-    estimated_percent,
     runs_of,
     unknown,
 )
@@ -35,10 +34,11 @@ SLOW_RATE = 0.7
 # One example, written out: on both sides of where gates close, and outside of the widest periodic windows.
 GATE_BETAS, GATE_SEEDS, GATE_STEPS = (1.1, 1.25, 1.4, 1.5, 1.58, 1.62, 1.66, 1.75, 1.8), 10, 5000
 # Two eigenvalues with momentum: where their edge is measured, and the cliff. Runs start with X^2 at a share of where it
-# would come to rest if Y stood still, and that is so many times the edge; what ends this near to the edge is there.
+# would come to rest if Y stood still, and that is so many times the edge; what ends this near to where starts
+# beside the curve end has come back.
 INERTIA_EPSILONS, INERTIA_MOMENTA = (0.004, 0.008, 0.016), (0.3, 0.6)
 CLIFF_EPSILON, CLIFF_MOMENTA, CLIFF_STARTS, CLIFF_NEAR = 0.02, (0.0, 0.5, 0.8), 200, 0.01
-CLIFF_SHARE, CLIFF_REACH = (0.85, 0.95), (1.0, 1.25)
+CLIFF_SHARE, CLIFF_REACH, CLIFF_BESIDE = (0.85, 0.95), (1.0, 1.25), np.linspace(1.002, 1.02, 8)
 # Of the runs whose quadratic model diverges: the share of networks that close all their gates.
 MOST = 0.9
 
@@ -174,18 +174,21 @@ def edge_with_momentum() -> Finding:
 
 @functools.cache
 def cliff() -> Finding:
-    """The share of starts past the edge that end near it: all without momentum, and the fewer the more of it."""
-    low, high = (1 - CLIFF_NEAR, 1.0)
+    """The share of starts past the edge that come back to it: all without momentum, and the fewer the more of it.
+
+    To where the runs end that start next to the curve: the more momentum, the further below the edge that is.
+    """
     found = {momentum: [] for momentum in CLIFF_MOMENTA}
     for seed in range(FEWEST_SEEDS):
         rng = np.random.default_rng(seed)
         reach, share = rng.uniform(*CLIFF_REACH, CLIFF_STARTS), rng.uniform(*CLIFF_SHARE, CLIFF_STARTS)
         for momentum in CLIFF_MOMENTA:
-            end = ends_with_momentum(reach, share, CLIFF_EPSILON, momentum) / (2 * (1 + momentum))
-            found[momentum].append(np.mean((end > low) & (end <= high)))
+            near = np.nanmedian(ends_with_momentum(np.array(1.02), CLIFF_BESIDE, CLIFF_EPSILON, momentum))
+            end = ends_with_momentum(reach, share, CLIFF_EPSILON, momentum)
+            found[momentum].append(np.mean(np.abs(end - near) < CLIFF_NEAR * 2 * (1 + momentum)))
     falls = [Interval.of(np.subtract(found[more], found[less])) for less, more in itertools.pairwise(CLIFF_MOMENTA)]
     return Finding(
-        "; ".join(f"momentum {m:g}: {estimated_percent(values)}" for m, values in found.items()),
+        "; ".join(f"momentum {m:g}: {100 * np.mean(values):.1f} %" for m, values in found.items()),
         bool(min(found[0.0]) == 1.0 and all(fall.high < 0 for fall in falls)),
     )
 
