@@ -495,7 +495,7 @@ def test_data_is_frozen(field):
 
 def test_data_is_public_with_its_fields_in_order():
     names = [field.name for field in dataclasses.fields(Data)]
-    assert names == ["name", "x_train", "y_train", "x_test", "y_test", "provenance"]
+    assert names == ["name", "x_train", "y_train", "x_test", "y_test", "provenance", "agop"]
 
 
 BAD_ARRAYS = [
