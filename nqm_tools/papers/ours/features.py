@@ -23,7 +23,7 @@ FEWEST_STEPS = 100
 
 
 def control(model: str) -> Check:
-    """Whether a small batch without catapults, trained out at a small rate, ends where gradient descent ends."""
+    """Whether a small batch at a small rate, trained out, has no catapults and little of its gain at a larger one."""
 
     def check(frame):
         runs = ends_of_runs(frame)
