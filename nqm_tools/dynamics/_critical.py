@@ -56,10 +56,11 @@ def critical_constants(prediction: Numbers, kernel: Numbers, c: Numbers, y: Numb
     With ``r = g - y``: ``sharpness = lambda/2 + sqrt(lambda^2/4 + c (3 r^2 + 2 r y))`` (:func:`sharpness_from_state`),
     and the loss rises from ``eta = 4/(lambda + sqrt(lambda^2 - 8 c r g))`` on (``lambda/(c r g)`` where that root is
     not real), so ``c_loss = 2 + (4c/lambda^2) (2 r g + r^2/2) + O(c^2)``. The sharpness rises where a polynomial of
-    fourth degree in eta does; to leading order ``c_sharp = 1 + 3 g/(2 r)`` for ``0 < g/r``, which is 5/2 for y = 0.
+    fourth degree in eta does; to leading order ``c_sharp = 1 + 3 g/(2 r)`` for ``g/r > -2/3``, 5/2 for y = 0.
 
     Both are exact for one step. Over ten steps the loss criterion is the same to O(c); what a first step lowers, later
-    ones may raise: c_sharp foretells ten steps for about ``0 < g/r < 1`` (observed).
+    ones may raise: c_sharp foretells ten steps for about ``1/7 < g/r < 1`` (observed). Below 1/6 even gradient
+    flow ends sharper than it began.
 
     >>> found = critical_constants(1.0, 1.0, 1e-6)
     >>> round(found.c_loss, 4), round(found.c_sharp, 4)

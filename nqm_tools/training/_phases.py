@@ -80,7 +80,8 @@ def phase_constants(
     Returns
     -------
     PhaseConstants
-        Between two c of the grid the logarithm of what exceeds is interpolated; for ``c_max`` it is not.
+        Between two c of the grid the logarithm of what exceeds is interpolated; for ``c_max`` it is not. A ``c_loss``
+        or ``c_sharp`` above ``c_max`` is the first c that diverges, or of the first step.
 
     Raises
     ------
@@ -153,7 +154,12 @@ def phases(
     barrier = [
         _excess([loss[0], path[-1]], LOSS_RISE) for loss, path in zip(losses[:first], path_losses[:first], strict=True)
     ]
-    return _crossing(c, loss), _crossing(c, sharp), min(_crossing(c, barrier), c_max), c_max
+    # No later than in the first step, which may be there to interpolate where ten steps overflow.
+    c_loss, c_sharp = (
+        min(_crossing(c, ten), _crossing(c, [_excess(values[:2], rise) for values in columns]))
+        for ten, columns, rise in ((loss, losses, LOSS_RISE), (sharp, sharpness, SHARPNESS_RISE))
+    )
+    return c_loss, c_sharp, min(_crossing(c, barrier), c_max), c_max
 
 
 def _check_grid(grid):
