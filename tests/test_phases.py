@@ -81,6 +81,11 @@ def test_phases_are_where_something_first_exceeds():
     assert found[1] == 1.0
     found = phases(c, spike, [[1.0, 0.9], [1.0, 0.9], [1.0, np.nan], [1.0, 9.0]], flat)
     assert found[1] == 4.0
+    # Ten steps that overflow there rise no later than the first of them did.
+    late = [[1.0, 0.5, 0.5], [1.0, 0.5, 0.5], [1.0, 2.0, np.inf], [1.0, 9.0, np.inf]]
+    found = phases(c, late, late, flat)
+    assert found[:2] == pytest.approx([np.sqrt(8)] * 2, rel=2e-3)
+    assert found[3] == 2.0
     with pytest.raises(ValueError, match="the smallest c of the grid, 1, diverges already: give smaller ones"):
         phases(c, [[1.0, 1e6]] * 4, flat, flat)
 
