@@ -52,7 +52,7 @@ def digits(seed):
 
 def sweep(seed):
     data = {"name": "gaussians_1d", "n_train": 4}
-    return _Setting(data, {"name": "two_layer_fc", "width": 4}, seed, nqm.losses.find("mse")).params[1][0]
+    return _Setting(data, {"name": "two_layer_fc", "width": 4}, seed, nqm.losses.find("mse"), "critical").params[1][0]
 
 
 SEEDED = {

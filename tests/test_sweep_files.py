@@ -155,7 +155,7 @@ WRONG = {
     "more examples than fit": (("data", 2, "n_train"), 10**11, "n_train must be a whole number <= 2147483647; got 10"),
     "more seeds than fit": (("seeds",), 10**11, "seeds must be a whole number <= 10000000; got 100000000000"),
     "a date": (("training", "steps"), MOMENT, "steps must be a whole number >= 1; got datetime.datetime(2024"),
-    "true for a number": (("data", 0, "classes"), [True, 2], "classes must be two different ones of (0, 1, 2"),
+    "true for a number": (("data", 0, "classes"), [True, 2], "classes must be two or more different ones of (0, 1, 2"),
     "nested": (("data", 0, "classes"), DEEP, "is no TOML file: tables and lists are more than 20 deep in each other"),
 }
 

@@ -355,7 +355,7 @@ def test_a_group_that_fails_is_rows_with_the_reason_and_tried_again(tmp_path, mo
     prepare = _compute.prepare
 
     def failing(model, *args, **kwargs):
-        if model.name == "f_lin":
+        if getattr(model, "name", None) == "f_lin":  # the sweep's unit comes from the network itself
             raise RuntimeError("out of memory, say")
         return prepare(model, *args, **kwargs)
 
@@ -363,7 +363,7 @@ def test_a_group_that_fails_is_rows_with_the_reason_and_tried_again(tmp_path, mo
     with monkeypatch.context() as patch:
         patch.setattr(_compute, "prepare", failing)
         frame = sweeps.run(sweep(**grid), tmp_path, say=lines.append)
-    assert frame["status"].tolist() == ["failed"] * 2 + ["finished"] * 2
+    assert frame["status"].tolist() == ["failed"] * 2 + ["finished"] * 2, frame["reason"].tolist()
     failed = frame[frame["status"] == "failed"]
     assert failed["reason"].tolist() == ["RuntimeError: out of memory, say"] * 2
     assert failed["learning_rate"].tolist() == [0.1, 0.2]
@@ -738,7 +738,7 @@ BAD = [
     ({"learning_rates": [np.inf]}, ValueError, "each of learning_rates must be a positive finite number; got inf"),
     ({"learning_rates": ["a"]}, TypeError, "each of learning_rates must be a positive finite number; got 'a'"),
     ({"learning_rates": np.array([0.5, 0.5])}, ValueError, "learning_rates must not hold anything twice"),
-    ({"unit": "paper"}, ValueError, "unit must be one of 'critical', 'absolute'; got 'paper'"),
+    ({"unit": "paper"}, ValueError, "unit must be one of 'critical', 'absolute', 'sharpness'; got 'paper'"),
     ({"seeds": 0}, ValueError, "seeds must be a whole number >= 1; got 0"),
     ({"seeds": []}, ValueError, "seeds must not be empty"),
     ({"seeds": [0, -1]}, ValueError, "each of seeds must be a whole number >= 0; got -1"),

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 import scipy.linalg
 from jaxtyping import Float
 
@@ -22,6 +22,9 @@ from nqm_tools._validation import (
 )
 from nqm_tools.features._agop import cosine
 from nqm_tools.features._layers import matrix_power
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # Squared distances below this share of the points' own squared lengths are rounding, and count as zero.
 ROUNDING = 1e-12
@@ -78,7 +81,7 @@ class RecursiveFeatureMachine:
     feature_matrix: Float[np.ndarray, "d d"]
     kernel: str
     bandwidth: float
-    history: pd.DataFrame = dataclasses.field(default_factory=pd.DataFrame)
+    history: pd.DataFrame | None = None
 
     def __call__(self, x: Inputs) -> Float[np.ndarray, "n_x k"]:
         """The outputs (n, k) of inputs (n, ...), in float64."""
@@ -222,6 +225,8 @@ def recursive_feature_machine(
             if iteration < iterations:
                 matrix = normalised(matrix_power(found, power))
         history.append(row)
+    import pandas as pd
+
     return dataclasses.replace(machine, history=pd.DataFrame(history))
 
 
