@@ -1,6 +1,10 @@
 """What a function does counts, not which object it is: changed globals, attributes, closures; memory; compilations."""
 
 import gc
+import pathlib
+import subprocess
+import sys
+import textwrap
 import types
 import weakref
 
@@ -200,3 +204,27 @@ def test_under_the_users_own_transformations_nothing_changes(wrap):
     gradient = jax.grad(lambda p: jnp.sum(lin(p, X)))(MOVED)
     expected = jax.grad(lambda p: jnp.sum(body(p, X)))(PARAMS)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), gradient, expected)
+
+
+@pytest.mark.skipif(not pathlib.Path("/proc/self/maps").exists(), reason="Linux says which maps a process has")
+def test_programs_are_given_back_with_jaxs_caches():
+    # Else a process that compiles much comes to its limit of maps: few_programs in conftest.py stands on this.
+    code = """
+        import gc, pathlib
+        import jax, jax.numpy as jnp
+        from nqm_tools._program import Fresh
+        def maps():
+            return pathlib.Path("/proc/self/maps").read_bytes().count(b"\\n")
+        Fresh(jnp.sin)(jnp.ones(3))
+        before = maps()
+        for n in range(4, 44):
+            Fresh(lambda x: jnp.tanh(x @ x.T).sum())(jnp.ones((n, n)))
+        compiled = maps()
+        jax.clear_caches()
+        gc.collect()
+        print(before, compiled, maps())
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True)
+    before, compiled, after = map(int, done.stdout.split())
+    assert compiled - before > 40 * 2
+    assert after - before < (compiled - before) / 10
