@@ -407,8 +407,11 @@ def _to_html(notebook, title, before=None, after=None):
     exporter = HTMLExporter(raw_template=_OFFLINE_TEMPLATE)
     body, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": title}})
     addresses = {"Previous": before, "All notebooks and figures": "index", "Next": after}
-    links = " | ".join(f'<a href="{page}.html">{text}</a>' for text, page in addresses.items() if page)
-    return re.sub(r"<body[^>]*>", rf'\g<0>\n<p style="margin: 1em">{links}</p>', body, count=1)
+    # The template's own style leaves links outside of cells as text.
+    look = "color: #0550ae; text-decoration: underline"
+    links = " | ".join(f'<a style="{look}" href="{page}.html">{text}</a>' for text, page in addresses.items() if page)
+    place = '<p style="margin: 1em; font-family: sans-serif">'
+    return re.sub(r"<body[^>]*>", rf"\g<0>\n{place}{links}</p>", body, count=1)
 
 
 def formulas_to_svg(markdown: str) -> str:
