@@ -202,11 +202,12 @@ PARTS = {
     ),
     "general": Part(
         "Value and gradient of `f_quad` for any function. A: `nt.taylor_expand` for the value, `jvp` of `grad` for the"
-        " gradient. B: reverse over `nt.taylor_expand`. C, which the package uses: `jvp` of `jvp` for the value,"
-        " reverse over the inner `jvp` for the gradient. D: `jax.experimental.jet` for the value. E: `jax.linearize`"
-        " once, what it keeps passed on from step to step. F: C of the function under `jax.checkpoint`. Below them"
-        " what they are counted in: a gradient and a Hessian-vector product of f itself. *GFLOP* is XLA's count of"
-        " operations, *working memory* what it allocates beside arguments and results. The residual network (no"
+        " gradient. B: reverse over `nt.taylor_expand`. C, which the package uses with mini-batches: `jvp` of"
+        " `jvp` for the value, reverse over the inner `jvp` for the gradient. D: `jax.experimental.jet` for the value."
+        " E: `jax.linearize` once, what it keeps passed on from step to step. F: C of the function under"
+        " `jax.checkpoint`. G, which the package uses where a step takes all examples: C, with all that depends on the"
+        " start alone computed once. Below them what they are counted in: a gradient and a Hessian-vector product of f"
+        " itself. *GFLOP* is XLA's count of operations, *working memory* what it allocates beside arguments and results. The residual network (no"
         " normalisation) and the transformer are those of `experiments/own_models.py`.",
         _general,
     ),

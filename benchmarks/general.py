@@ -28,6 +28,7 @@ def measure(case):
         "D: jet, and reverse over jvp": functools.partial(_jet_step, quad, x, y, rate),
         "E: linearized once, and C's second order": functools.partial(_linearized_step, quad, linear, x, y, rate),
         "F: C, rematerialised": functools.partial(bound_step, QuadraticModel(_Rematerialised(f), params), x, y, rate),
+        "G: C, the pass at the start kept": functools.partial(bound_step, quad, quad.keep(x), y, rate),
         GRADIENT: functools.partial(_gradient_step, quad, x, y, rate),
         PRODUCT: functools.partial(_product_step, quad, x, y, rate),
     }

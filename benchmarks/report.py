@@ -65,6 +65,10 @@ def _machine(results):
     ]
 
 
+def _where(environment):
+    return f"{environment['CPU']}, {environment['cores']} cores, jax {environment['versions']['jax']}"
+
+
 def _part(part):
     load = ", ".join(f"{value:.2f}" for value in part["load before"])
     lines = []
@@ -83,7 +87,7 @@ def _part(part):
         for case in part["cases"]
     ]
     # A part that was measured on another machine than the page's says so.
-    where = f", on {part['CPU']}, {part['cores']} cores" if "CPU" in part else ""
+    where = f", elsewhere: {_where(part['environment'])}" if "environment" in part else ""
     return [*lines, *table(processes), "", f"On {part['date']}{where}, load before: {load}."]
 
 

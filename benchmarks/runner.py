@@ -21,14 +21,18 @@ DISTRIBUTIONS = ("nqm-tools", "jax", "jaxlib", "neural-tangents", "numpy", "torc
 def run(names, quick, path, say):
     """Run the parts ``names`` and write everything to the file ``path`` after each; returns the results.
 
-    Parts that the file already holds are kept if their scale, settings, machine and versions are those of today.
+    Parts that the file already holds are kept if their scale and settings are those of today, and the machine and
+    versions that they were measured on; a part that is measured elsewhere now says where.
     """
-    results = {"scale": "quick" if quick else "paper", "environment": environment(), "parts": {}}
+    here = environment()
+    results = {"scale": "quick" if quick else "paper", "environment": here, "parts": {}}
     kept = _kept(path, results, quick, names)
     for name, part in cases.PARTS.items():
         if name in names:
             say(f"{name}:")
             results["parts"][name] = _run_part(name, part.cases(quick), say)
+            if here != results["environment"]:
+                results["parts"][name]["environment"] = here
         elif name in kept:
             results["parts"][name] = kept[name]
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -40,14 +44,18 @@ def _kept(path, results, quick, names):
     if set(names) >= set(cases.PARTS) or not path.exists():
         return {}
     old = json.loads(path.read_text(encoding="utf-8"))
-    if any(old[key] != results[key] for key in ("scale", "environment")):
+    if old["scale"] != results["scale"]:
         return {}
-    return {
+    kept = {
         name: part
         for name, part in old["parts"].items()
         if name in cases.PARTS
+        and name not in names
         and [case["settings"] for case in part["cases"]] == _plain(cases.PARTS[name].cases(quick))
     }
+    if kept:
+        results["environment"] = old["environment"]
+    return kept
 
 
 def _plain(value):

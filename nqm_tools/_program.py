@@ -119,19 +119,23 @@ class _Program:
             return results
 
         with plain_words():
-            closed = jax.make_jaxpr(flat)(*leaves)
+            part, self.constants, self.primitives = _read(jax.make_jaxpr(flat)(*leaves))
         (self.structure,) = structure
-        reading = _Reading()
-        part = reading.closed(closed)
-        # On the device once, not at each call.
-        self.constants = [value if _is_key(value) else jax.numpy.asarray(value) for value in reading.constants]
-        self.primitives = frozenset(reading.primitives)
         if "custom_lin" in self.primitives:  # what differentiating a custom_vjp forward leaves, which cannot be run
             raise TypeError(NOT_FORWARD)
         self.run = _find_or_compile(part, self.constants, leaves)
 
     def __call__(self, leaves):
         return jax.tree.unflatten(self.structure, self.run(self.constants, *leaves))
+
+
+def _read(closed):
+    """A traced program as a :class:`_Part`, all constants in it, and the names of its operations."""
+    reading = _Reading()
+    part = reading.closed(closed)
+    # On the device once, not at each call.
+    constants = [value if _is_key(value) else jax.numpy.asarray(value) for value in reading.constants]
+    return part, constants, frozenset(reading.primitives)
 
 
 def _is_key(value):
@@ -145,18 +149,21 @@ def _find_or_compile(part, constants, leaves):
         _compiled.move_to_end(key)
         return _compiled[key]
     _compilations += 1
-
-    def evaluate(constants, *leaves):
-        return _evaluate(part, constants, leaves)
-
-    # Traced once more, so that what is kept holds nothing of the user's: no closures, no arrays.
-    pure = jax.make_jaxpr(evaluate)(constants, *leaves)
-    function = jax.extend.core.jaxpr_as_fun(pure)
+    function = jax.extend.core.jaxpr_as_fun(_pure(part, constants, leaves))
     run = jax.jit(lambda constants, *leaves: function(*constants, *leaves))
     _compiled[key] = run
     if len(_compiled) > MOST_PROGRAMS:
         _compiled.popitem(last=False)
     return run
+
+
+def _pure(part, constants, leaves):
+    """Traced once more, so that what is kept holds nothing of the user's: no closures, no arrays."""
+
+    def evaluate(constants, *leaves):
+        return _evaluate(part, constants, leaves)
+
+    return jax.make_jaxpr(evaluate)(constants, *leaves)
 
 
 # Calls of other programs: the parameter that holds the program. What else they have does not change the result.
@@ -328,6 +335,33 @@ def _is_bare(parameters):
     """Whether a call says nothing about devices or compilers."""
     shardings = (*parameters.get("in_shardings", ()), *parameters.get("out_shardings", ()))
     return all(type(s).__name__ == "UnspecifiedValue" for s in shardings) and not parameters.get("compiler_options_kvs")
+
+
+@plain_switches()
+def purified(function, *args):
+    """``function`` as a traced program of nothing but operations: ``(key, program, constants)``.
+
+    The program takes the constants first, then the leaves of ``args``; two programs of one key are the same.
+    """
+    with plain_words():
+        part, constants, _ = _read(jax.make_jaxpr(function)(*args))
+    return part.key, _pure(part, constants, jax.tree.leaves(args)), constants
+
+
+def inlined(equation):
+    """The program that an operation of a pure program does nothing but call; None of any other operation."""
+    parameters, name = equation.params, equation.primitive.name
+    if name not in _CALLS or not _is_bare(parameters):
+        return None
+    inner = parameters[_CALLS[name]]
+    inner = getattr(inner, "jaxpr", inner)
+    return None if inner.constvars else inner
+
+
+def same_operation(equation, operands):
+    """Equal for operations that do the same to the same ``operands``, with literals as they stand where one is None."""
+    literals = tuple(_value(atom.val) for atom in equation.invars if hasattr(atom, "val"))
+    return equation.primitive, _value(equation.params), literals, tuple(operands)
 
 
 def _evaluate(part, constants, arguments):

@@ -28,6 +28,7 @@ import neural_tangents as nt
 import numpy as np
 from jaxtyping import Array, Float, PyTree, Real
 
+from nqm_tools._kept import Kept, keep
 from nqm_tools._program import Fresh, plain_switches
 from nqm_tools._types import Function, Inputs, Numbers, Outputs, ValueAndPullback
 from nqm_tools._validation import (
@@ -64,6 +65,8 @@ class Model:
     JAX pytree (so that its arrays are arguments of the compiled loop, never constants in it) with
 
     - ``featurize(x)``: what ``predict`` needs of inputs, computed once per data set;
+    - ``keep(features)``: what may take the place of the features of the training inputs where every step uses all of
+      them: with results that no step changes;
     - ``predict(state, features) -> (n, k)``;
     - ``pullback(state, features, r)``: the gradient of ``sum(r * prediction)`` in the state, for ``r`` of (n, k);
     - ``value_and_pullback(state, features)``: the prediction and the function ``r -> pullback``, for models that get
@@ -99,6 +102,9 @@ class Model:
 
     def featurize(self, x: Real[Array, "n ..."]) -> PyTree:
         return x
+
+    def keep(self, features: PyTree) -> PyTree:
+        return features
 
     def value_and_pullback(self, state: PyTree, features: PyTree) -> ValueAndPullback:
         return self.predict(state, features), functools.partial(self.pullback, state, features)
@@ -238,22 +244,42 @@ class QuadraticModel(TaylorModel):
     name = "f_quad"
     quadratic = True
 
+    def keep(self, features: PyTree) -> PyTree:
+        # The pass through f at params0 is a tenth of a step's operations.
+        if jax.config.jax_disable_jit:
+            return features
+        outputs = jax.eval_shape(FunctionModel(self.f).predict, self.params0, features)
+        kept = keep(self._steps, (self.params0, features), self.params0, outputs)
+        return features if kept is None else kept
+
     def predict(self, state: PyTree, features: PyTree) -> Outputs:
+        if isinstance(features, Kept):
+            return features(self._delta(state))[0]
         return nt.taylor_expand(with_output_axis(self.f), self.params0, 2)(state, features)
 
     def pullback(self, state: PyTree, features: PyTree, r: Outputs) -> PyTree:
         return self.value_and_pullback(state, features)[1](r)
 
     def value_and_pullback(self, state: PyTree, features: PyTree) -> ValueAndPullback:
+        if isinstance(features, Kept):
+            return features(self._delta(state))
+        return self._derivatives(self.params0, features, self._delta(state))
+
+    def _delta(self, state):
+        return jax.tree.map(jnp.subtract, state, self.params0)
+
+    def _steps(self, fixed, delta, r):
+        value, pullback = self._derivatives(*fixed, delta)
+        return value, pullback(r)
+
+    def _derivatives(self, params0, x, delta):
         # With first(p) = (f(p), J(p) delta): its derivative along delta ends in delta^T H delta, and r . (both of its
         # parts) has the gradient J^T r + H_r delta at params0. `make bench` compares the orders of derivatives.
-        delta = jax.tree.map(jnp.subtract, state, self.params0)
-
         def first(params):
-            return jax.jvp(lambda p: FunctionModel(self.f).predict(p, features), (params,), (delta,))
+            return jax.jvp(lambda p: FunctionModel(self.f).predict(p, x), (params,), (delta,))
 
-        (value, slope), (_, curvature) = jax.jvp(first, (self.params0,), (delta,))
-        _, vjp = jax.vjp(first, self.params0)
+        (value, slope), (_, curvature) = jax.jvp(first, (params0,), (delta,))
+        _, vjp = jax.vjp(first, params0)
         return value + slope + curvature / 2, lambda r: vjp((r, r))[0]
 
 

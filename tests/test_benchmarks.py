@@ -103,7 +103,7 @@ def test_a_case_beyond_its_limit_is_reported(benchmarks):
     assert (case["status"], case["reason"], case["tables"]) == ("over the limit", "more than 0.1 s", {})
 
 
-def test_results_of_other_settings_or_machines_are_not_kept(tmp_path, benchmarks, monkeypatch):
+def test_results_of_other_settings_are_not_kept_and_those_of_another_machine_say_so(tmp_path, benchmarks, monkeypatch):
     runner, cases, path = benchmarks["runner"], benchmarks["cases"], tmp_path / "benchmarks.json"
     monkeypatch.setattr(
         runner,
@@ -120,8 +120,18 @@ def test_results_of_other_settings_or_machines_are_not_kept(tmp_path, benchmarks
     assert parts("curve", quick=False) == ["curve", "share"]
     monkeypatch.setitem(cases.PARTS, "curve", cases.Part("About.", lambda quick: [{"title": "another"}]))
     assert parts("share", quick=False) == ["share"]
-    monkeypatch.setattr(runner, "environment", lambda: {"CPU": "another"})
-    assert parts("general", quick=False) == ["general"]
+    here = runner.environment()
+    monkeypatch.setattr(runner, "environment", lambda: here | {"CPU": "another"})
+    assert parts("general", quick=False) == ["share", "general"]
+    results = json.loads(path.read_text())
+    assert results["environment"] == here
+    assert "environment" not in results["parts"]["share"]
+    assert results["parts"]["general"]["environment"]["CPU"] == "another"
+    assert "elsewhere: another" in benchmarks["report"].markdown(results)
+    # Where nothing of the old machine is left, the page is of the new one.
+    assert parts("share", quick=False) == ["share", "general"]
+    assert parts("curve", quick=True) == ["curve"]
+    assert json.loads(path.read_text())["environment"]["CPU"] == "another"
 
 
 def test_the_process_that_starts_the_others_is_light():

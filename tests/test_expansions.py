@@ -131,13 +131,16 @@ def test_models_of_two_kinds_never_share_a_compiled_function():
     assert hash(again) == hash(structures[2])
 
 
+@pytest.mark.parametrize("whole", [False, True])
 @pytest.mark.parametrize("make", [expansions.FunctionModel, nqm.linearize, nqm.quadraticize])
-def test_a_bound_model_moves_as_the_model_does(problem, make):
+def test_a_bound_model_moves_as_the_model_does(problem, make, whole):
     f, params0, _, x = problem
     model = make(f) if make is expansions.FunctionModel else make(f, params0)
     bound = closed_forms.bind(model, x, params0, GradientDescent())
     assert isinstance(bound, function_space.FunctionSpaceModel) == (make is nqm.linearize)
     features, x_test = bound.featurize(x), 0.5 - x[:3]
+    if whole:
+        features = bound.keep(features)
     state, params = bound.encode(params0), params0
     for step in range(3):
         value, pullback = bound.value_and_pullback(state, features)

@@ -236,13 +236,14 @@ def prepare(
         y_test, _ = targets_for(loss, "data.y_test", data.y_test, len(x_test), k)
         labels = np.concatenate([np.asarray(y_train), np.asarray(y_test)])
         test = (bound.featurize(x_test), match_precision(y_test, params))
+    features = bound.featurize(x_train)
     values = {
         "model": model,
         "bound": bound,
         "x": x_train,
         "y": match_precision(y_train, params),
         "x_test": x_test,
-        "features": bound.featurize(x_train),
+        "features": features if method.batch_size is not None else bound.keep(features),
         "test": test,
         "state0": bound.encode(params),
         "memory0": velocity,
