@@ -1,19 +1,13 @@
 """Shared by all tests: 64-bit precision on request, and where the real data sets may lie."""
 
 import gc
-import importlib.metadata
 import os
 import pathlib
 
-# Compiling is most of these tests' time, so XLA optimises less here; notebooks and benchmarks run as users do. The last
-# choice halves it; JAX 0.12 no longer has it.
-os.environ.setdefault(
-    "XLA_FLAGS",
-    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
-    "--xla_cpu_parallel_codegen_split_count=1 "
-    + "--xla_cpu_use_fusion_emitters=false"
-    * (tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) < (0, 12)),
-)
+from compiling import XLA_FLAGS
+
+# Of the tests alone; benchmarks and `nqm reproduce` run as users do.
+os.environ.setdefault("XLA_FLAGS", " ".join(XLA_FLAGS))
 
 import jax
 import matplotlib

@@ -43,7 +43,7 @@ def child(code, *arguments):
 
 
 def result_of(process):
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     return out
 
@@ -603,7 +603,7 @@ with store.Store(sys.argv[1]).lock("part-0"):
 """
     store = Store(tmp_path)
     lock = store.lock("part-0")
-    for end in (lambda process: process.communicate("\n", timeout=30), lambda process: process.kill()):
+    for end in (lambda process: process.communicate("\n", timeout=300), lambda process: process.kill()):
         holder = child(code, tmp_path)
         assert holder.stdout.readline() == "held\n"
         with pytest.raises(filelock.Timeout):
@@ -611,7 +611,7 @@ with store.Store(sys.argv[1]).lock("part-0"):
         with store.lock("part-1").acquire(timeout=0):
             pass
         end(holder)
-        holder.wait(timeout=30)
+        holder.wait(timeout=300)
         with lock.acquire(timeout=0):
             pass
         holder.communicate()

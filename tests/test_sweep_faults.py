@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import json
+import logging
 import os
 import shutil
 import signal
@@ -307,7 +308,9 @@ def test_a_lost_scheduler_is_one_line_that_says_how_to_go_on(tmp_path, capsys, c
     out, err = capsys.readouterr()
     assert out == ""
     assert "Traceback" not in err
-    assert not [record for record in caplog.records if record.name in ("distributed.batched", "distributed.client")]
+    # The scheduler, in this process here, may note the end of its own side after that of ours.
+    told = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert not [record for record in told if record.name in ("distributed.batched", "distributed.client")]
     assert [line for line in err.splitlines() if line.startswith("nqm: ")] == [
         f"nqm: the Dask scheduler at {address} was lost, or dropped the tasks of this sweep. {store} holds what was "
         "finished before; the same command goes on with the rest"
@@ -490,7 +493,7 @@ def test_ctrl_c_finishes_and_stores_the_group_in_hand(tmp_path, undisturbed):
     assert process.stdout.readline() == "computing\n"
     process.send_signal(signal.SIGINT)
     line_with(process.stderr, "interrupted: the group that is computing is finished first (Ctrl-C again ends at once)")
-    out, err = process.communicate("\n", timeout=60)
+    out, err = process.communicate("\n", timeout=300)
     assert process.returncode == 130
     assert out == ""
     assert err.splitlines()[1:] == [f"interrupted: {tmp_path / 'store'} holds 9 of {RUNS} runs"]
@@ -516,7 +519,7 @@ _loop._steps = count
     process.send_signal(signal.SIGINT)
     line_with(process.stderr, "interrupted: the group that is computing is finished first")
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == 130
     assert (out, err) == ("", "interrupted\n")
     assert files(tmp_path / "store") == {}
