@@ -249,8 +249,9 @@ def is_finite(value):
     """Whether all numbers are finite; yes for a tracer, whose numbers are not known yet."""
     if isinstance(value, jax.core.Tracer):
         return True
-    if not isinstance(value, jax.Array):
-        return bool(np.isfinite(value).all())
+    # What lies in a CPU's memory NumPy reads in place: JAX would compile two programs for each shape.
+    if not isinstance(value, jax.Array) or all(device.platform == "cpu" for device in value.devices()):
+        return bool(np.isfinite(np.asarray(value)).all())
     # Inside a jitted function, too, a concrete array can be looked at.
     with jax.ensure_compile_time_eval():
         return bool(jnp.isfinite(value).all())

@@ -6,6 +6,7 @@ rates are arguments too, so that a second batch with the same shapes compiles no
 """
 
 import contextlib
+import functools
 import math
 import sys
 import time
@@ -134,6 +135,12 @@ def _row(tree, row):
     return jax.tree.map(lambda leaf: leaf[row], tree)
 
 
+@functools.partial(jax.jit, static_argnums=1)
+def _repeated(tree, runs):
+    """Every leaf, a copy a row; compiled once for all of them."""
+    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[None], (runs, *leaf.shape)), tree)
+
+
 class _Chunk(NamedTuple):
     """What the host keeps of a chunk of steps; ``slots`` says which run each row of the batch is."""
 
@@ -215,12 +222,9 @@ def _start(problem, rates, keys, method, sharding):
     runs, dtype = len(rates), problem.y.dtype
     rates = jnp.asarray(rates, dtype)
 
-    def repeated(tree):
-        return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[None], (runs, *leaf.shape)), tree)
-
-    state = repeated(problem.state0)
+    state = _repeated(problem.state0, runs)
     if problem.memory0 is not None:
-        memory = repeated(problem.memory0)
+        memory = _repeated(problem.memory0, runs)
     elif method.rule.linear:
         memory = method.rule.init(state, None)
     else:  # an optimiser's state may hold its learning rate
@@ -239,8 +243,8 @@ def _start(problem, rates, keys, method, sharding):
         state=state,
         memory=memory,
         carries=carries,
-        alive=jnp.ones(runs, bool),
-        counts=jnp.zeros(runs, jnp.int32),
+        alive=jnp.asarray(np.ones(runs, bool)),
+        counts=jnp.asarray(np.zeros(runs, np.int32)),
         rates=rates,
         keys=keys,
     )

@@ -44,6 +44,9 @@ from nqm_tools.training._rules import MakeOptimizer, Schedule, make_rule
 from nqm_tools.training._runs import Run
 
 MOST_STEPS = 2**31 - 2  # the compiled loop counts with 32 bits
+# On a CPU, states of up to this many numbers are faster side by side; beyond, matrix products fill it by themselves.
+# `make bench` writes the measurement.
+SMALL_STATE = 2048
 # A schedule is looked at on so many of its steps before a run.
 SCHEDULE_STEPS = 10_000
 
@@ -164,7 +167,8 @@ class Problem:
         Whether the model makes examples depend on each other (:func:`nqm_tools._coupling.is_coupled`), where its kernel
         is asked for.
     sharpest
-        Where the iteration for the sharpness starts, the same at every learning rate; None where nobody asks for it.
+        Where the iteration for the sharpness starts, the same at every learning rate; None where nobody asks for it, or
+        each run finds it.
 
     Examples
     --------
@@ -261,9 +265,23 @@ def prepare(
             "record: agop_alignment is of models that treat their examples independently; this one does not"
         )
     problem = Problem(**values, columns=columns)
-    if "sharpness" in method.recording.names:
+    # Of a small state each run finds it anew: that takes less time than to compile a program for it.
+    if "sharpness" in method.recording.names and state_size(problem) > SMALL_STATE:
         problem = _with_its_sharpest(problem)
     return _for_its_kernel(problem) if needs_kernel else problem
+
+
+def state_size(problem: Problem) -> int:
+    """How many numbers are trained.
+
+    Examples
+    --------
+    >>> import nqm_tools as nqm
+    >>> one = nqm.Data("one", np.ones((1, 1)), np.ones((1, 1)))
+    >>> state_size(prepare(lambda w, x: w[0] * w[1] * x, one, Method(steps=10), params=jnp.zeros(2)))
+    2
+    """
+    return sum(leaf.size for leaf in jax.tree.leaves(problem.state0))
 
 
 def _for_its_kernel(problem):
@@ -295,7 +313,6 @@ def initial_sharpness(problem: Problem) -> tuple[float, float]:
     >>> initial_sharpness(problem)
     (4.0, 0.0)
     """
-    problem = problem if problem.sharpest is not None else _with_its_sharpest(problem)
     found = Fresh(_sharpness_now)(problem, jnp.zeros((), problem.y.dtype))
     return float(found["sharpness"]), float(found["sharpness_error"])
 

@@ -16,14 +16,11 @@ from nqm_tools._validation import check_whole
 from nqm_tools.datasets import Data
 from nqm_tools.losses import LossLike
 from nqm_tools.training._loop import run_batch
-from nqm_tools.training._problem import Method, Problem, check_rates, prepare
+from nqm_tools.training._problem import SMALL_STATE, Method, Problem, check_rates, prepare, state_size
 from nqm_tools.training._recording import DEFAULT_RECORD, Record
 from nqm_tools.training._rules import MakeOptimizer, Schedule
 from nqm_tools.training._runs import Run, check_can_be_kept, make_run
 
-# On a CPU, states of up to this many numbers are faster side by side; beyond, matrix products fill it by themselves.
-# `make bench` writes the measurement.
-SMALL_STATE = 2048
 # An accelerator's memory is shared with the products of a step, each a few times the size of the state.
 STATES_A_RUN = 8
 
@@ -270,7 +267,7 @@ def whole(runs: list[Run]) -> list[Run]:
 
 def _runs_at_once(problem, runs):
     """How many runs go side by side: as many as are faster so, and as fit."""
-    state = sum(leaf.size for leaf in jax.tree.leaves(problem.state0))
+    state = state_size(problem)
     devices = jax.local_devices()
     if devices[0].platform == "cpu" and len(devices) == 1:
         return runs if state <= SMALL_STATE else 1
