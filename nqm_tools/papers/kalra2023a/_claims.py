@@ -5,7 +5,7 @@ from __future__ import annotations
 from nqm_tools.papers._rules import FEWEST_SEEDS, Claim
 from nqm_tools.papers.kalra2023a import phases
 
-SWEEP = "phases_digits"
+SWEEP, WIDE = "phases_digits", ("phases_wide",)
 SETTING = "in our setting (digits, ReLU, neural tangent parameterization, all examples, 10 steps, width 64 and more)"
 SEEDS = f"{FEWEST_SEEDS} seeds or more"
 
@@ -22,8 +22,9 @@ def claims() -> list[Claim]:
                 f"{SEEDS}: at every width the interval of the mean lies above 2, and that of the logarithm of the "
                 "paired ratio, narrowest to widest, above 0",
                 phases.falls_to_two(depth),
+                beside=WIDE,
             )
-            for depth in (2, 3, 4)
+            for depth in (2, 3, 4, 8)
         ),
         *(
             Claim(
@@ -34,6 +35,7 @@ def claims() -> list[Claim]:
                 f"{SEEDS}, paired: at every width, from a recorded depth to the next, the interval of the ratio's "
                 "logarithm lies above 0",
                 phases.grows_with_depth(name),
+                beside=WIDE,
             )
             for name in ("c_loss", "c_sharp")
         ),
@@ -44,6 +46,7 @@ def claims() -> list[Claim]:
             f"{SETTING}: c_loss <= c_sharp <= c_barrier <= c_max",
             f"{SEEDS}: every network, to 1 %",
             phases.in_order,
+            beside=WIDE,
         ),
         Claim(
             "c_max",
@@ -53,6 +56,7 @@ def claims() -> list[Claim]:
             f"{SEEDS}: at every depth where it lies within the grid the interval of the width's exponent is within ±"
             f"{phases.FLAT:g}",
             phases.c_max_by_width,
+            beside=WIDE,
         ),
         Claim(
             "sharpness reduction",
@@ -61,6 +65,7 @@ def claims() -> list[Claim]:
             f"{SETTING}: between 2 and c_loss both loss and sharpness fall",
             f"{SEEDS}: every network whose c_loss exceeds {2 * phases.GRID_STEP:g}: c_sharp is no smaller",
             phases.sharpness_falls_above_two,
+            beside=WIDE,
         ),
         Claim(
             "control",

@@ -24,7 +24,7 @@ DEAD = 1e-6
 # From here on leaky ReLUs diverge, in units of the kernel.
 FAR = 5.0
 # Rank correlation of the rate and the sparsity that it leads to: dead runs are ties, with all gates closed.
-AGREE = 0.5
+AGREE = 0.8
 
 
 class _Net:
