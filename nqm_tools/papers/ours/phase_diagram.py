@@ -16,9 +16,9 @@ from nqm_tools.papers.meltzer2023 import beyond
 if TYPE_CHECKING:
     import pandas as pd
 
-# How near two constants are the same, and the grid's largest step, which findings count too; how many times the other one
-# that is clearly larger is; by how much an exponent may be off. After the data were seen these were 0.083, 1.42 and 0.5
-# for a while.
+# How near two constants are the same, and the grid's largest step, which findings count too; how many times the other a
+# clearly larger one is; by how much an exponent may be off. After the data were seen these were 0.083, 1.42 and 0.5 for
+# a while.
 STEP, KINDER, TWICE, POWER = phases.GRID_STEP - 1, 0.083, 2.0, phases.FLAT
 # A step after the early transient; how far the logarithm of a ratio of sharpnesses may be from 0.
 EARLY, NEAR = 50, 0.2
