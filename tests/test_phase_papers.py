@@ -63,6 +63,7 @@ RULES = {
     "differs": ours.c_max_differs,
     "one_over_width": ours.one_over_width("f"),
     "depth_over_width": ours.depth_over_width,
+    "depth_and_width": ours.depth_and_width,
     "linear": ours.linear_exceeds_two,
     "first_step": ours.first_step_decides,
     "scatter": ours.scatter_follows,
@@ -154,6 +155,9 @@ def below_linear(depth, width, model, seed):
         ("one_over_width", one_over_root),
         ("one_over_width", wide_the_same),
         ("depth_over_width", shallow_as_deep),
+        ("depth_and_width", shallow_as_deep),
+        ("depth_and_width", one_over_root),
+        ("depth_and_width", below_linear),
         ("scatter", same_scatter),
         ("linear", below_linear),
     ],
@@ -326,19 +330,28 @@ def test_the_first_steps_values_are_not_those_of_another_criterion(monkeypatch):
     fresh(ours.one_example)
 
 
-def test_kernels_at_the_start_are_those_of_networks():
-    """The mean and relative variance of the kernel of the package's network, drawn by its own ``init``."""
-    net, x = nqm.networks.deep_fc(32, depth=3, readout_init="normal", hidden_variance=2.0), np.eye(9)[:1] * 3
+@pytest.mark.parametrize("data", ["one", "digits"])
+def test_kernels_at_the_start_are_those_of_networks(data, monkeypatch):
+    """The relative variance of the kernel's largest eigenvalue of the package's network, drawn by its own ``init``."""
+    net = nqm.networks.deep_fc(32, depth=3, readout_init="normal", hidden_variance=2.0)
+    x = np.eye(9)[:1] * 3
+    if data == "digits":
+        monkeypatch.setattr(ours, "EXAMPLES", 4)
+        monkeypatch.setattr(ours, "STARTS", {"digits": 400})
+        x = nqm.datasets.load("digits", classes=range(10), n_train=4, n_test=0, seed=0).x_train
+    fresh(ours.kernels_at_the_start)
 
     @jax.jit
     @jax.vmap
-    def kernel(key):
-        slopes = jax.grad(lambda params: net(params, x)[0, 0])(net.init_fn(key, x.shape)[1])
-        return sum(jax.numpy.sum(leaf**2) for leaf in jax.tree.leaves(slopes))
+    def largest(key):
+        slopes = jax.tree.leaves(jax.jacrev(lambda params: net(params, x)[:, 0])(net.init_fn(key, x.shape)[1]))
+        kernel = sum(leaf.reshape(len(x), -1) @ leaf.reshape(len(x), -1).T for leaf in slopes)
+        return jax.numpy.linalg.eigvalsh(kernel)[-1]
 
-    draws = np.asarray(kernel(jax.random.split(jax.random.key(0), 400)))
-    found = ours.kernels_at_the_start("ReLU", "normal weights")[3, 32]
+    draws = np.asarray(largest(jax.random.split(jax.random.key(0), 400)))
+    found = ours.kernels_at_the_start("ReLU", "normal weights", data)[3, 32]
     assert draws.var(ddof=1) / draws.mean() ** 2 == pytest.approx(found, rel=0.5)
+    fresh(ours.kernels_at_the_start)
 
 
 def test_variances_that_do_not_go_with_depth_over_width_do_not_collapse(monkeypatch):
