@@ -337,7 +337,6 @@ def test_kernels_at_the_start_are_those_of_networks(data, monkeypatch):
     x = np.eye(9)[:1] * 3
     if data == "digits":
         monkeypatch.setattr(ours, "EXAMPLES", 4)
-        monkeypatch.setattr(ours, "STARTS", {"digits": 400})
         x = nqm.datasets.load("digits", classes=range(10), n_train=4, n_test=0, seed=0).x_train
     fresh(ours.kernels_at_the_start)
 
