@@ -213,6 +213,23 @@ def test_a_quadratic_model_that_drifts_away_does_not_follow():
     assert late(seeds=4) is None
 
 
+def test_at_the_edge_is_neither_below_it_nor_beyond():
+    def ended(most=2.0, least=1.5, seeds=5):
+        rows = [
+            {"sharpness_ratio": c, "seed": seed, "step": step, "model": "f", "learning_rate": c, "sharpness": end / c}
+            for c, end in ((1.0, least), (1.7, most))
+            for seed in range(seeds)
+            for step in (0, 500, 1000)
+        ]
+        return ours.comes_to_the_edge("f")(pd.DataFrame(rows)).holds
+
+    assert ended() is True
+    assert ended(most=1.8) is False
+    assert ended(most=2.5) is False
+    assert ended(least=2.0) is False
+    assert ended(seeds=4) is None
+
+
 # Beyond
 
 

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 # clearly larger one is; by how much an exponent may be off. After the data were seen these were 0.083, 1.42 and 0.5 for
 # a while.
 STEP, KINDER, TWICE, POWER = phases.GRID_STEP - 1, 0.083, 2.0, phases.FLAT
-# A step after the early transient; how far the logarithm of a ratio of sharpnesses may be from 0.
-EARLY, NEAR = 50, 0.2
+# A step after the early transient; how far the logarithm of a ratio of sharpnesses may be from 0; where eta times the
+# sharpness is at the edge, in the mean over the second half of a run.
+EARLY, NEAR, EDGE = 50, 0.2, (1.9, 2.2)
 FIRST = 0.1  # by how much ten steps may differ from the first
 AT_WIDTH = 128  # the largest that is recorded at every depth
 # One example: widths and draws of ten steps of the map, c of the grid.
@@ -316,6 +317,25 @@ def follows(frame: pd.DataFrame) -> Finding:
     )
 
 
+def comes_to_the_edge(model: str) -> Check:
+    """Whether at the largest rate ``eta`` times the sharpness ends at the edge, and below it at the smallest."""
+
+    def check(frame):
+        if not len(frame) or frame["seed"].nunique() < FEWEST_SEEDS:
+            return unknown(f"fewer than {FEWEST_SEEDS} seeds are recorded")
+        own = frame[(frame["model"] == model) & (frame["step"] >= frame["step"].max() / 2)]
+        times = own["learning_rate"] * own["sharpness"]
+        table = times.groupby([own["sharpness_ratio"], own["seed"]]).mean().unstack("seed")
+        least, most = table.loc[table.index.min()], table.loc[table.index.max()]
+        ends = "; ".join(f"at {rate:g}: {estimate(values)}" for rate, values in table.iterrows())
+        return Finding(
+            f"eta times the sharpness, second half: {ends}",
+            bool(((most > EDGE[0]) & (most < EDGE[1])).all() and (least < EDGE[0]).all()),
+        )
+
+    return check
+
+
 def claims() -> Iterator[Claim]:
     """All of them."""
     seeds, sweep, linear = f"{FEWEST_SEEDS} seeds or more", "phases_digits", "phases_linear"
@@ -445,6 +465,28 @@ def claims() -> Iterator[Claim]:
             "through saturation and the onset of sharpening the quadratic model's sharpness stays near its network's",
             f"{seeds}, 2,000 steps: at every rate and recorded step the interval of the mean logarithm of the ratio is "
             f"within ±{NEAR:g}",
+            follows,
+            "observed",
+        ),
+        *(
+            (
+                "later regimes",
+                f"digits, depth 4, width 64, readout zero, {panel}",
+                "phases_edge",
+                "the sharpness grows to the edge of stability, and stays there",
+                f"{seeds}: of every run at the largest rate eta times the sharpness, in the mean over the second half, "
+                f"is {EDGE[0]:g} to {EDGE[1]:g}, and at the smallest below",
+                comes_to_the_edge(model),
+                "observed",
+            )
+            for model, panel in (("f", "network"), ("f_quad", "quadratic model"))
+        ),
+        (
+            "later regimes",
+            "digits, depth 4, width 64, readout zero",
+            "phases_edge",
+            "through sharpening and at the edge the quadratic model's sharpness stays near its network's",
+            f"{seeds}: at every rate and recorded step the ratio's mean logarithm (its interval) is within ±{NEAR:g}",
             follows,
             "observed",
         ),
