@@ -60,7 +60,7 @@ def claims() -> list[Claim]:
                     sweep,
                     "in our setting activations become sparser beyond 2, the more the larger the rate",
                     f"{SEEDS}: below 2 the share of units that are off changes by less than {beyond.SAME:g}; above, "
-                    f"the interval of its rank correlation with the rate lies above {beyond.AGREE:g}",
+                    f"the interval of its rank correlation with the rate lies above {beyond.AGREE:g} (for a while 0.5)",
                     beyond.sparser,
                 ),
             )
