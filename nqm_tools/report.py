@@ -146,16 +146,8 @@ def decide(claims: Sequence[papers.Claim], store: FilePath) -> pd.DataFrame:
         for name in (claim.sweep, *claim.beside):
             if name and name not in frames:
                 frames[name] = papers.recorded(store, name)
-        rows.append(_row(claim, _together([frames[name] for name in (claim.sweep, *claim.beside) if name])))
+        rows.append(_row(claim, papers.together([frames[name] for name in (claim.sweep, *claim.beside) if name])))
     return pd.DataFrame(rows, columns=COLUMNS)
-
-
-def _together(frames):
-    """The rows of several records under each other."""
-    import pandas as pd
-
-    found = [frame for frame in frames if len(frame)]
-    return found[0] if len(found) == 1 else pd.concat(found, ignore_index=True) if found else pd.DataFrame()
 
 
 def summary(frame: pd.DataFrame) -> pd.DataFrame:
@@ -395,9 +387,11 @@ def _row(claim, frame):
     else:
         finding, recorded = claim.check(frame), _recorded(papers.runs_of(frame))
     verdict = {True: "holds", False: "does not hold", None: "undecided"}[finding.holds]
+    panel = claim.panel + (f", on {frame['images'].iloc[0]} images" if "images" in frame else "")
     if claim.kind == "identity" and verdict == "holds":
         verdict = "identity"
-    return ("", *claim[:2], claim.kind, claim.status, claim.statement, finding.measured, claim.rule, verdict, recorded)
+    said = (claim.statement, finding.measured, claim.rule)
+    return ("", claim.figure, panel, claim.kind, claim.status, *said, verdict, recorded)
 
 
 def _recorded(runs):
