@@ -219,8 +219,8 @@ def test_what_is_left_out_hides_no_missing_gain():
 
 def test_images_that_are_not_the_publishers_are_named_in_every_row(tmp_path):
     row = {"key": "ab", "status": "finished", "reason": "", "model": "f", "seed": 0, "data": "svhn2"}
-    row |= {"learning_rate_ratio": 1.5, "regime": "catapult", "device": "cpu", "cores": 2, "steps": 1, "final_loss": 0.5}
-    row |= {"best_test_loss": 0.5, "best_step": 1, "best_test_accuracy": 0.5}
+    row |= {"learning_rate_ratio": 1.5, "regime": "catapult", "device": "cpu", "cores": 2, "steps": 1}
+    row |= {"final_loss": 0.5, "best_test_loss": 0.5, "best_step": 1, "best_test_accuracy": 0.5}
     row |= {"step": [0, 1], "train_loss": [1.0, 0.5], "test_loss": [1.0, 0.5], "test_accuracy": [0.5, 0.5]}
     for md5, images in ((_rules.RECOVERED[0], {"recovered"}), ("0" * 32, None)):
         provenance = {"data": {"files": [{"file": "train_32x32.mat", "md5": md5}]}}

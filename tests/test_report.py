@@ -65,11 +65,9 @@ def test_other_numbers_break_the_theorems(one_example):
     assert theorems.regimes(5, 6, "catapult")(frame).holds is None
 
 
-def test_a_folder_without_results_waits_and_a_missing_one_is_refused(tmp_path):
+def test_a_folder_without_results_decides_nothing_and_a_missing_one_is_refused(tmp_path):
     frame = report.claims(tmp_path)
-    waits = frame["panel"].str.startswith("SVHN-2")
-    assert set(frame.loc[waits, "verdict"]) == {"waits for data"}
-    assert set(frame.loc[~waits & (frame["recorded"] == ""), "verdict"]) == {"not recorded"}
+    assert set(frame.loc[frame["recorded"] == "", "verdict"]) == {"not recorded"}
     with pytest.raises(ValueError, match="there is no"):
         report.claims(tmp_path / "none")
     with pytest.raises(ValueError, match="no claim is about figure 99; there are 1, Theorem 1"):

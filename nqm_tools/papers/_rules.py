@@ -39,8 +39,6 @@ class Claim(NamedTuple):
         proof for every run: it cannot fail, so it supports nothing, and an exception would be a fault of the code.
     status
         How we know what is ours: ``"proved"``, ``"derived"`` (to some order, without a bound) or ``"observed"``.
-    awaited
-        Whether its data set is one that the project could not obtain so far.
     beside
         Further sweeps, which differ from ``sweep`` in their training; ``check`` gets the rows of all of them.
     where
@@ -62,7 +60,6 @@ class Claim(NamedTuple):
     check: Callable[..., Finding]
     kind: str = "claim"
     status: str = ""
-    awaited: bool = False
     beside: tuple[str, ...] = ()
     where: Sequence[str] = ()
 

@@ -46,8 +46,6 @@ PANELS = (
 
 # Rates that need more steps than a panel's others.
 BESIDE = {f"figure_4_{name}_cnn": (f"figure_4_{name}_cnn_slow",) for name in ("cifar2", "svhn2")}
-# Data sets that the project could not obtain so far.
-AWAITED = ("svhn2",)
 
 
 def of_figure(*figures: str) -> dict[str, str]:
@@ -74,6 +72,4 @@ def runs(store: FilePath, sweep: str) -> pd.DataFrame | str:
     from nqm_tools.papers import runs_of
 
     frame = runs_of(curves(store, sweep))
-    if len(frame):
-        return frame
-    return "waits for the data" if any(name in sweep for name in AWAITED) else "not recorded yet"
+    return frame if len(frame) else "not recorded yet"
