@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 # A loss has "risen" when it is this share of the first loss above its running minimum.
 CATAPULT_RISE = 0.05
 # Sustained oscillation, in the last quarter of a run: at least this share of its steps raise the loss, the medians of
-# its two halves agree to this, and it rises by more than this share of the first loss (less is rounding, which shows in a
-# long run that hardly falls any more).
+# its two halves agree to this, and it rises by more than this share of the first loss (less is rounding, which shows
+# where a long run hardly falls any more).
 EDGE_RISES, EDGE_DRIFT, EDGE_SWING = 0.25, 0.1, 1e-3
 
 
