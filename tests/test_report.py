@@ -235,7 +235,7 @@ def test_an_output_or_a_quoting_file_that_must_stay_is_refused_before_anything_i
 
 def test_recorded_results_say_where_they_come_from_and_stay_small():
     files = [path for path in RESULTS.rglob("*") if path.is_file() and "locks" not in path.parts]
-    assert sum(path.stat().st_size for path in files) < 20e6
+    assert sum(path.stat().st_size for path in files) < 15e6
     assert [path for path in files if b"ARROW:schema" in path.read_bytes()] == []  # a third of a small file
     for folder in sorted(path for path in RESULTS.iterdir() if path.is_dir()):
         assert (ROOT / "experiments" / f"{folder.name}.toml").is_file(), folder.name
