@@ -13,8 +13,9 @@ import numpy as np
 STATUSES = ("finished", "diverged", "failed")
 REQUIRED = ("key", "status", "reason")
 
-# In the metadata of each file: what makes it one of ours, and what it says besides its columns.
-_FORMAT, _VERSION = b"nqm_tools.store", b"1"
+# In the metadata of each file: what makes it one of ours, and what it says besides its columns. A file of the second
+# version holds what several of the first did.
+_FORMAT, _VERSION, _SEVERAL = b"nqm_tools.store", b"1", b"2"
 _CAUSE = 300  # characters of what pyarrow says of a file, which may quote it at length
 _HEADER, _DIGEST = b"nqm_tools.store.header", b"nqm_tools.store.digest"
 
@@ -27,7 +28,10 @@ def import_package(name):
 
 
 class File(NamedTuple):
-    """What a file says. If ``problem`` is not None, it is to be left out, and ``damaged`` tells whether it was ours."""
+    """What a file says, or one of those that were put together in it.
+
+    If ``problem`` is not None, it is to be left out, and ``damaged`` tells whether it was ours.
+    """
 
     name: str
     problem: str | None = None
@@ -41,32 +45,52 @@ class File(NamedTuple):
 
 
 def read(path):
-    """Read a file and check all of it; OSError only if the operating system does not let us."""
+    """Read a file and check all of it; a list of what it holds. OSError only if the operating system refuses."""
     parquet, arrow = import_package("pyarrow.parquet"), import_package("pyarrow")
     if not stat.S_ISREG(path.stat().st_mode):  # before it is opened: a pipe would wait for its writer
-        return File(path.name, "is no regular file")
+        return [File(path.name, "is no regular file")]
     content = path.read_bytes()
     try:
         file = parquet.ParquetFile(arrow.BufferReader(content), page_checksum_verification=True, pre_buffer=False)
         metadata = file.metadata.metadata or {}
-        if metadata.get(_FORMAT) != _VERSION:
-            return File(path.name, f"was not written by this version of nqm_tools.store (format {_VERSION.decode()})")
+        if metadata.get(_FORMAT) not in (_VERSION, _SEVERAL):
+            accepted = f"{_VERSION.decode()} or {_SEVERAL.decode()}"
+            return [File(path.name, f"was not written by this version of nqm_tools.store (format {accepted})")]
         # One by one, without threads and read-ahead, which take longer than reading so little.
         table = file.read(use_threads=False)
         if _digest(table, metadata.get(_HEADER, b"")) != metadata.get(_DIGEST):
             raise ValueError("its contents do not have their checksum")
-        written, provenance = _checked_header(metadata[_HEADER])
-        statuses = _checked_statuses(table)
+        header = json.loads(metadata[_HEADER])
+        if metadata[_FORMAT] == _VERSION:
+            return [_file(path.name, header, table)]
+        return [_file(name, part, rows) for name, part, rows in _parts(header, table)]
     except Exception as error:  # a flipped bit in a footer can surface as nearly anything
         cause = " ".join(str(error).split()) or repr(error)
-        return File(path.name, f"is damaged ({cause[:_CAUSE]})", damaged=True)
-    said = {"written": written, "provenance": provenance, "statuses": statuses}
-    return File(path.name, **said, scalars=table_rows(table, False), curves=curve_names(table), table=table)
+        return [File(path.name, f"is damaged ({cause[:_CAUSE]})", damaged=True)]
 
 
-def _checked_header(text):
+def _file(name, header, table):
+    written, provenance = _checked_header(header)
+    said = {"written": written, "provenance": provenance, "statuses": _checked_statuses(table)}
+    return File(name, **said, scalars=table_rows(table, False), curves=curve_names(table), table=table)
+
+
+def _parts(header, table):
+    """Name, header and rows of each file that was put into this one."""
+    parts = header.get("parts") if isinstance(header, dict) else None
+    if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
+        raise ValueError("its header does not say what it was put together of")
+    ends = np.cumsum([part["rows"] for part in parts])
+    if not len(ends) or min(part["rows"] for part in parts) < 1 or ends[-1] != len(table):
+        raise ValueError("its parts do not have as many rows as it has")
+    if not all(isinstance(part.get("name"), str) for part in parts):
+        raise ValueError("its parts have no names")
+    for part, end in zip(parts, ends, strict=True):
+        yield part["name"], part, table.slice(end - part["rows"], part["rows"]).combine_chunks()
+
+
+def _checked_header(header):
     """When a file was written, and its provenance. A file may have our checksum and not be from here."""
-    header = json.loads(text)
     if not isinstance(header, dict) or type(header.get("written")) is not int:
         raise ValueError("its header does not say when it was written")
     if not isinstance(header.get("provenance"), dict):
@@ -113,7 +137,25 @@ def _check_lengths(key, status, lengths):
 
 def encode(rows, provenance):
     """The bytes of a file that holds checked rows."""
-    table, header = _table(rows), _header(provenance)
+    return _encoded(_table(rows), _header(provenance), _VERSION)
+
+
+def encode_several(files):
+    """The bytes of a file that holds what these hold, which have the same columns; it is read as these are."""
+    table = import_package("pyarrow").concat_tables([plain_table(file) for file in files]).combine_chunks()
+    parts = [
+        {"name": file.name, "rows": len(file.table), "written": file.written, "provenance": file.provenance}
+        for file in files
+    ]
+    return _encoded(table, json.dumps({"parts": parts}).encode(), _SEVERAL)
+
+
+def plain_table(file):
+    """A file's table, without what else the file said."""
+    return file.table.replace_schema_metadata(None)
+
+
+def _encoded(table, header, version):
     sink = import_package("pyarrow").BufferOutputStream()
     # No dictionaries, since a sweep's numbers seldom repeat; no statistics, since the footer, which is read first, is
     # guarded by our digest only; no Arrow schema, which says what Parquet's own does and was a third of a file.
@@ -121,7 +163,7 @@ def encode(rows, provenance):
     options |= {"use_dictionary": False, "write_statistics": False, "store_schema": False}
     with import_package("pyarrow.parquet").ParquetWriter(sink, table.schema, **options) as writer:
         writer.write_table(table)
-        writer.add_key_value_metadata({_FORMAT: _VERSION, _HEADER: header, _DIGEST: _digest(table, header)})
+        writer.add_key_value_metadata({_FORMAT: version, _HEADER: header, _DIGEST: _digest(table, header)})
     return sink.getvalue()
 
 

@@ -5,7 +5,7 @@ The papers, with their claims and rules, are in :mod:`nqm_tools.papers`; here is
 
 >>> import tempfile
 >>> claims(tempfile.mkdtemp(), figures=["4"])["verdict"].unique().tolist()
-['not recorded', 'waits for data']
+['not recorded']
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ __all__ = [
     "write",
 ]
 
-VERDICTS = ("holds", "does not hold", "undecided", "identity", "waits for data", "not recorded")
+VERDICTS = ("holds", "does not hold", "undecided", "identity", "not recorded")
 MARK = "<!-- report -->\n"
 COLUMNS = ("paper", "figure", "panel", "kind", "status", "claim", "measured", "rule", "verdict", "recorded")
 
@@ -117,8 +117,7 @@ def decide(claims: Sequence[papers.Claim], store: FilePath) -> pd.DataFrame:
         Columns paper, figure, panel, kind, status, claim (what is said), measured, rule, verdict (one of
         :data:`VERDICTS`), recorded (models, seeds, rates, width, machine). ``undecided`` is a claim for which too few
         seeds, rates or models are recorded, or whose runs are not of the regime that it is about; ``identity`` what
-        cannot fail and did not; ``not recorded`` a claim without any run; ``waits for data`` one whose data set is
-        unavailable.
+        cannot fail and did not; ``not recorded`` a claim without any run.
 
     Raises
     ------
@@ -146,16 +145,8 @@ def decide(claims: Sequence[papers.Claim], store: FilePath) -> pd.DataFrame:
         for name in (claim.sweep, *claim.beside):
             if name and name not in frames:
                 frames[name] = papers.recorded(store, name)
-        rows.append(_row(claim, _together([frames[name] for name in (claim.sweep, *claim.beside) if name])))
+        rows.append(_row(claim, papers.together([frames[name] for name in (claim.sweep, *claim.beside) if name])))
     return pd.DataFrame(rows, columns=COLUMNS)
-
-
-def _together(frames):
-    """The rows of several records under each other."""
-    import pandas as pd
-
-    found = [frame for frame in frames if len(frame)]
-    return found[0] if len(found) == 1 else pd.concat(found, ignore_index=True) if found else pd.DataFrame()
 
 
 def summary(frame: pd.DataFrame) -> pd.DataFrame:
@@ -182,7 +173,6 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
         # Checks of the recording and identities say nothing for a panel, but something against it.
         broken = group[(group["kind"] != "claim") & (group["verdict"] == "does not hold")]
         open_ += [f"not so: {row.claim} ({row.measured})" for row in broken.itertuples()]
-        waits = set(group["verdict"]) == {"waits for data"}
         rows.append(
             {
                 "figure": figure,
@@ -191,7 +181,7 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
                 "does not hold": "; ".join(
                     f"{row.claim} ({row.measured})" for row in claimed.itertuples() if row.verdict == "does not hold"
                 ),
-                "open": "waits for data" if waits else ", ".join(open_),
+                "open": ", ".join(open_),
                 "recorded": group["recorded"].iloc[0],
             }
         )
@@ -376,7 +366,7 @@ def _counted(frame, noun):
 _PLURAL = dict(
     zip(
         VERDICTS,
-        ("hold", "do not hold", "are undecided", "are identities", "wait for data", "are not recorded"),
+        ("hold", "do not hold", "are undecided", "are identities", "are not recorded"),
         strict=True,
     )
 )
@@ -390,14 +380,15 @@ def _row(claim, frame):
     if not claim.sweep:
         finding, recorded = claim.check(), "computed by the report"
     elif frame.empty:
-        measured, verdict, recorded = "", "waits for data" if claim.awaited else "not recorded", ""
-        return ("", *claim[:2], claim.kind, claim.status, claim.statement, measured, claim.rule, verdict, recorded)
+        return ("", *claim[:2], claim.kind, claim.status, claim.statement, "", claim.rule, "not recorded", "")
     else:
         finding, recorded = claim.check(frame), _recorded(papers.runs_of(frame))
     verdict = {True: "holds", False: "does not hold", None: "undecided"}[finding.holds]
+    panel = claim.panel + (f", on {frame['images'].iloc[0]} images" if "images" in frame else "")
     if claim.kind == "identity" and verdict == "holds":
         verdict = "identity"
-    return ("", *claim[:2], claim.kind, claim.status, claim.statement, finding.measured, claim.rule, verdict, recorded)
+    said = (claim.statement, finding.measured, claim.rule)
+    return ("", claim.figure, panel, claim.kind, claim.status, *said, verdict, recorded)
 
 
 def _recorded(runs):

@@ -190,11 +190,58 @@ class Store:
         return frame
 
     def provenance(self) -> dict[str, dict]:
-        """``{file name: provenance}``, as given to :meth:`write`."""
+        """``{file name: provenance}``, as given to :meth:`write`; the names are those before :meth:`compact`."""
         found = {}
-        for file in self._files():
+        for file in sorted(self._files(), key=lambda file: file.written):
             found[file.name] = file.provenance
         return found
+
+    def compact(self) -> None:
+        """Put the files together, to one for each set of columns; whatever is read of the store stays the same.
+
+        Most of a small file is its footer, and opening it takes longer than reading it. Further runs are written beside
+        what was put together. Not while another process uses the store: it might look for a file that is gone.
+
+        Raises
+        ------
+        StoreError
+            If the operating system refuses. Nothing is lost then: files go when what they hold is written elsewhere.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> store = Store(tempfile.mkdtemp())
+        >>> for key in ("0a", "0b"):
+        ...     _ = store.write([{"key": key, "status": "finished", "reason": ""}], provenance={})
+        >>> store.compact()
+        >>> len(list(store.folder.glob("*.parquet"))), sorted(store.finished())
+        (1, ['0a', '0b'])
+        """
+        kinds, places = {}, {}
+        for path, files in self._contents(tables=True):
+            for file in files:
+                columns = tuple((field.name, str(field.type)) for field in file.table.schema)
+                of_kind = kinds.setdefault(columns, {})
+                # Of two with one name, which hold the same runs, the newest counts.
+                if file.name not in of_kind or file.written > of_kind[file.name].written:
+                    of_kind[file.name] = file
+                places.setdefault(path, set()).add(columns)
+        kept = set()
+        for columns, files in kinds.items():
+            of_kind = [path for path, held in places.items() if columns in held]
+            if len(of_kind) == 1:
+                kept |= set(of_kind)
+                continue
+            content = _store_file.encode_several([files[name] for name in sorted(files)])
+            name = hashlib.sha256(json.dumps(sorted(files)).encode()).hexdigest()[:16]
+            path = self.folder / f"{name}.parquet"
+            with refusals(self.folder), whole_file(path) as file:
+                file.write(content)
+            kept.add(path)
+        for path in places.keys() - kept:
+            with refusals(self.folder):
+                path.unlink()
+            self._seen.pop(path.name, None)
 
     def lock(self, name: str) -> filelock.BaseFileLock:
         """A :class:`filelock.FileLock` that one process at a time can hold; not acquired yet.
@@ -220,9 +267,15 @@ class Store:
         return _sorted(rows, sort_by, curves), list(curves)
 
     def _files(self, tables=False, set_aside=False, new=False):
+        """Yield what :meth:`_contents` does, file by file."""
+        for _, files in self._contents(tables, set_aside, new):
+            yield from files
+
+    def _contents(self, tables=False, set_aside=False, new=False):
         """Yield the files that are whole and ours (with their tables, if asked), and warn of the others.
 
-        With ``new``, only those whose names were not seen before.
+        Each as its path and a list of what it holds, of several files if they were put together. With ``new``, only
+        those whose names were not seen before.
         """
         with refusals(self.folder, "the store {folder} cannot be read: {reason}"):  # glob would find nothing, silently
             names = sorted(os.listdir(self.folder) if not new else set(os.listdir(self.folder)) - self._seen.keys())
@@ -230,19 +283,20 @@ class Store:
             try:
                 # Taken before the file is read: if it is replaced meanwhile, it is only read once more.
                 identity = _identity(path)
-                seen, file = self._seen.get(path.name, (None, None))
+                seen, files = self._seen.get(path.name, (None, None))
                 if tables or seen != identity:
-                    file = _store_file.read(path)
-                    self._seen[path.name] = identity, file._replace(table=None)
+                    files = _store_file.read(path)
+                    self._seen[path.name] = identity, [file._replace(table=None) for file in files]
             except OSError as error:
                 if isinstance(error, FileNotFoundError) and not path.is_symlink():
                     continue  # set aside since the folder was listed
-                warnings.warn(f"{path} cannot be read and is left out: {error.strerror}", stacklevel=3)
+                warnings.warn(f"{path} cannot be read and is left out: {error.strerror}", stacklevel=4)
                 continue
+            file = files[0]
             if file.problem is None:
-                yield file
+                yield path, files
                 continue
-            warnings.warn(f"{path} {file.problem}. It is left out.", stacklevel=3)
+            warnings.warn(f"{path} {file.problem}. It is left out.", stacklevel=4)
             if set_aside and file.damaged:
                 with refusals(self.folder), contextlib.suppress(FileNotFoundError):
                     if _identity(path) == identity:  # else another process has just replaced it

@@ -242,6 +242,7 @@ def oscillating(level, swing, steps=80):
     [
         (oscillating(0.5, 0.1), 0.0, "edge of stability"),
         (oscillating(0.5, 1e-4), 0.0, "monotone"),  # rounding, or as good as
+        ([1.0] + [0.5 - 1e-5 * t + 1e-5 * (-1) ** t for t in range(4000)], 0.0, "monotone"),  # rounding, on a slow fall
         ([1.0, *(0.9**t for t in range(60)), 5.0], 0.0, "catapult"),  # a late spike
         ([1.0, *(0.9**t for t in range(60)), *[5.0] * 30], 0.0, "divergent"),
         ([1.0, 0.4, 0.8, 0.3, 0.5, *(0.2 * 0.8**t for t in range(40))], 0.9, "monotone"),  # inertia

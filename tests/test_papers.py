@@ -1,10 +1,12 @@
 """The rules that decide the papers' claims: what they accept, and what they refuse of results made wrong on purpose."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from nqm_tools import dynamics, papers
+from nqm_tools import dynamics, papers, report
 from nqm_tools.papers import _rules
 from nqm_tools.papers.agarwala2022 import sharpening
 from nqm_tools.papers.kalra2023b import edge as kalra
@@ -13,6 +15,7 @@ from nqm_tools.papers.ours import edge as our_edge
 from nqm_tools.papers.ours import momentum as inertial
 from nqm_tools.papers.phunyaphibarn2023 import _claims as phunyaphibarn
 from nqm_tools.papers.zhu2024 import generalization, kernels, theorems
+from nqm_tools.store import Store
 
 RATES = (0.5, 0.9, 1.1, 1.3, 1.5)
 STEPS = (0, 50, 100, 150, 200)
@@ -112,6 +115,13 @@ def one_catapult_below(curves):
     return curves
 
 
+def one_catapult_at_the_smallest_rate(curves):
+    curves = curves.copy()
+    for model in ("f", "f_quad"):
+        curves.loc[where(curves, seed=3, learning_rate_ratio=0.5, model=model), "regime"] = "catapult"
+    return curves
+
+
 def linear_in_the_place_of_all(curves):
     linear = curves[curves["model"] == "f_lin"]
     return pd.concat([linear.assign(model=model, key=model + linear["key"]) for model in AS_IN_THE_PAPER])
@@ -139,14 +149,17 @@ def rates_permuted(curves):
 
 
 WRONG = {
-    "agreement": (generalization.agreement, {catapults_below: None, one_catapult_below: None, noise_alone: False}),
+    "agreement": (
+        generalization.agreement,
+        {catapults_below: None, one_catapult_at_the_smallest_rate: None, noise_alone: False},
+    ),
     **{
         f"gain of {model}": (
             generalization.gain(model),
             {
                 monotone_above: None,
                 catapults_below: None,
-                one_catapult_below: None,
+                one_catapult_at_the_smallest_rate: None,
                 linear_in_the_place_of_all: False,
                 noise_alone: False,
                 steps_permuted: False,
@@ -160,7 +173,7 @@ WRONG = {
     ),
     "fall": (
         generalization.falls_over_a_range("f"),
-        {monotone_above: None, one_catapult_below: None, noise_alone: False, rates_permuted: False},
+        {monotone_above: None, one_catapult_at_the_smallest_rate: None, noise_alone: False, rates_permuted: False},
     ),
 }
 
@@ -177,10 +190,46 @@ def test_results_made_wrong_on_purpose_turn_the_verdict(name, wrong):
 
 
 def test_the_reason_of_runs_of_another_regime_is_said():
-    found = generalization.gain("f")(one_catapult_below(panel(AS_IN_THE_PAPER)))
-    assert found.measured == "1 of 10 runs of f below the critical rate are not monotone (catapult at 0.9)"
+    found = generalization.gain("f")(one_catapult_at_the_smallest_rate(panel(AS_IN_THE_PAPER)))
+    assert found.measured == "1 of 10 runs of f below the critical rate are not monotone (catapult at 0.5)"
     found = generalization.gain("f")(monotone_above(panel(AS_IN_THE_PAPER)))
     assert found.measured.startswith("15 of 15 runs of f above the critical rate are not catapults")
+
+
+@pytest.mark.parametrize("rule", [*PANEL_RULES, generalization.long_enough])
+def test_rates_below_at_which_a_run_catapults_are_on_neither_side(rule):
+    curves = one_catapult_below(panel(AS_IN_THE_PAPER))
+    # Best of all, and cut short: at a rate that is on no side neither counts.
+    at = where(curves, learning_rate_ratio=0.9)
+    curves.loc[at, ["test_loss", "best_test_loss"]] = 0.1
+    curves.loc[at, "best_step"] = 200
+    left = curves[curves["learning_rate_ratio"] != 0.9]
+    found = rule(curves)
+    assert found.holds is rule(left).holds is True
+    assert found.measured.startswith(rule(left).measured)
+    if rule is not generalization.long_enough:
+        assert re.search(r"; 0.9 left out, where [12] of (5|15) runs do not stay below critical$", found.measured)
+
+
+def test_what_is_left_out_hides_no_missing_gain():
+    flat = AS_IN_THE_PAPER | {"f": (0.7, 0.7, 0.7, 0.7, 0.7)}
+    assert generalization.gain("f")(one_catapult_below(panel(flat))).holds is False
+    assert generalization.falls_over_a_range("f")(one_catapult_below(panel(flat))).holds is False
+
+
+def test_images_that_are_not_the_publishers_are_named_in_every_row(tmp_path):
+    row = {"key": "ab", "status": "finished", "reason": "", "model": "f", "seed": 0, "data": "svhn2"}
+    row |= {"learning_rate_ratio": 1.5, "regime": "catapult", "device": "cpu", "cores": 2, "steps": 1}
+    row |= {"final_loss": 0.5, "best_test_loss": 0.5, "best_step": 1, "best_test_accuracy": 0.5}
+    row |= {"step": [0, 1], "train_loss": [1.0, 0.5], "test_loss": [1.0, 0.5], "test_accuracy": [0.5, 0.5]}
+    for md5, images in ((_rules.RECOVERED[0], {"recovered"}), ("0" * 32, None)):
+        provenance = {"data": {"files": [{"file": "train_32x32.mat", "md5": md5}]}}
+        Store(tmp_path / "figure_9_svhn2").write([row], provenance)
+        frame = papers.recorded(tmp_path, "figure_9_svhn2")
+        assert (set(frame["images"]) if "images" in frame else None) == images
+        found = report.claims(tmp_path, ["9"])
+        panel_ = "SVHN-2, 3 layers" + (", on recovered images" if images else "")
+        assert (found["panel"] == panel_).sum() == 7
 
 
 def noisy_curves(rng, seeds, rates, steps, below=4):

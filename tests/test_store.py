@@ -656,3 +656,101 @@ except ModuleNotFoundError as error:
     imported, message = result_of(child(code, tmp_path, package)).splitlines()
     assert imported == "[]"
     assert message == f"sweeps need {package}, which is not installed: the extra [sweeps]"
+
+
+def everything(store):
+    """What can be read of a store; the order of its columns is that of the files."""
+    frames = [frame.sort_index(axis=1).to_json() for frame in (store.load(), store.load_curves())]
+    return repr(store.rows()), store.provenance(), store.finished(), frames
+
+
+def of_two_kinds(folder):
+    """A store of five files of two kinds, among them a run that failed before it finished, and one written twice."""
+    store = Store(folder)
+    for i, loss in enumerate((0.1, float("nan"), 1e-310)):
+        rows = [row(f"a{i}", loss=loss, step=[0, 1], train=[1.0, loss]), row(f"b{i}", loss=None, step=None, train=None)]
+        store.write(rows, {"number": i})
+    store.write([row("c1", "failed", gamma=1)], {"number": 3})
+    store.write([row("c1", gamma=2)], {"number": 4})
+    store.write([row("c1", gamma=3)], {"number": 5})
+    return store
+
+
+def test_what_is_put_together_reads_as_before(tmp_path):
+    store = of_two_kinds(tmp_path)
+    before, files = everything(store), set(tmp_path.glob("*.parquet"))
+    store.compact()
+    assert len(list(tmp_path.glob("*.parquet"))) == 2 < len(files)
+    for again in (store, Store(tmp_path)):
+        assert everything(again) == before
+    with no_warnings():
+        assert store.arrived() == Store(tmp_path).finished() - store.finished()
+    names = set(tmp_path.glob("*.parquet"))
+    store.compact()
+    assert set(tmp_path.glob("*.parquet")) == names
+
+
+def test_later_runs_join_what_was_put_together(tmp_path):
+    store, twin = of_two_kinds(tmp_path / "together"), of_two_kinds(tmp_path / "apart")
+    store.compact()
+    for each in (store, twin):
+        each.write([row("a9", loss=0.5, step=[3], train=[0.5])], {"number": 9})
+        each.write([row("c1", gamma=4)], {"number": 10})
+    assert everything(store) == everything(twin)
+    store.compact()
+    assert len(list(store.folder.glob("*.parquet"))) == 2
+    assert everything(store) == everything(twin)
+
+
+def test_putting_together_can_be_interrupted_anywhere(tmp_path):
+    store = of_two_kinds(tmp_path)
+    before = everything(store)
+    apart = {path: path.read_bytes() for path in tmp_path.glob("*.parquet")}
+    store.compact()
+    for path, content in apart.items():  # as if none of them had been removed yet
+        path.write_bytes(content)
+        assert everything(Store(tmp_path)) == before
+    store.compact()
+    assert len(list(tmp_path.glob("*.parquet"))) == 2
+    assert everything(store) == before
+
+
+def test_damage_of_what_was_put_together_is_found(tmp_path):
+    store = of_two_kinds(tmp_path)
+    store.compact()
+    path = max(tmp_path.glob("*.parquet"), key=lambda path: path.stat().st_size)
+    content, expected = path.read_bytes(), everything(store)
+    rest = Store(tmp_path)
+    path.unlink()
+    less = everything(rest)
+    for position in range(0, len(content), 7):
+        path.write_bytes(content)
+        flip(path, position)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            assert everything(Store(tmp_path)) in (expected, less), position
+
+
+PART = '"written": 1, "provenance": {}'
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        "1",
+        "[]",
+        "[1]",
+        f'[{{"rows": 1, {PART}}}]',
+        f'[{{"name": "a", "rows": 2, {PART}}}]',
+        f'[{{"name": "a", "rows": 0, {PART}}}, {{"name": "b", "rows": 1, {PART}}}]',
+        '[{"name": "a", "rows": 1, "provenance": {}}]',
+        '[{"name": "a", "rows": 1, "written": 1}]',
+        f'[{{"name": "a", {PART}}}]',
+    ],
+)
+def test_parts_that_are_not_those_of_the_file_are_damage(tmp_path, monkeypatch, parts):
+    monkeypatch.setattr(_store_file, "_VERSION", b"2")
+    forge(tmp_path / "x.parquet", RUN, f'{{"parts": {parts}}}')
+    monkeypatch.undo()
+    with pytest.warns(UserWarning, match="is damaged"):
+        assert Store(tmp_path).rows() == []

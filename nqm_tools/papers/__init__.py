@@ -13,7 +13,7 @@ from __future__ import annotations
 import importlib
 import types
 
-from nqm_tools.papers._rules import CONFIDENCE, Claim, Finding, Interval, recorded, runs_of, unknown
+from nqm_tools.papers._rules import CONFIDENCE, Claim, Finding, Interval, recorded, runs_of, together, unknown
 
 NAMES = (
     "zhu2024",
@@ -37,6 +37,7 @@ __all__ = [
     "load",
     "recorded",
     "runs_of",
+    "together",
     "unknown",
 ]
 

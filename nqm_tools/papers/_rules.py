@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 # Fewer do not decide what needs a spread over seeds.
 FEWEST_SEEDS = 5
 CONFIDENCE = 0.95
+# Files of SVHN that hold what could be read back from public places, by MD5; data/README.md says how.
+RECOVERED = ("ce08bbf61f08b60ae34c4f9f3ea17ac5", "7bdbca58bd7755d243498bc43a9948d8")
 
 
 class Claim(NamedTuple):
@@ -37,8 +39,6 @@ class Claim(NamedTuple):
         proof for every run: it cannot fail, so it supports nothing, and an exception would be a fault of the code.
     status
         How we know what is ours: ``"proved"``, ``"derived"`` (to some order, without a bound) or ``"observed"``.
-    awaited
-        Whether its data set is one that the project could not obtain so far.
     beside
         Further sweeps, which differ from ``sweep`` in their training; ``check`` gets the rows of all of them.
     where
@@ -60,7 +60,6 @@ class Claim(NamedTuple):
     check: Callable[..., Finding]
     kind: str = "claim"
     status: str = ""
-    awaited: bool = False
     beside: tuple[str, ...] = ()
     where: Sequence[str] = ()
 
@@ -106,7 +105,8 @@ def recorded(store: FilePath, sweep: str) -> pd.DataFrame:
         ``model``, ``seed``, ``learning_rate``, ``critical_learning_rate``, ``learning_rate_ratio`` and the arguments of
         data and network (``n_train``, ``width``, ...); ``regime``, ``peak_loss``, ``final_loss``, ``best_test_loss``,
         ``best_step``, ``best_test_accuracy``, ``steps``; ``device``, ``cores``; and of each recorded row ``step``,
-        ``train_loss`` and what was recorded.
+        ``train_loss`` and what was recorded. ``images`` is there if the data are SVHN's and not the publisher's:
+        ``"recovered"``.
 
     Examples
     --------
@@ -118,6 +118,7 @@ def recorded(store: FilePath, sweep: str) -> pd.DataFrame:
     import pandas as pd
 
     from nqm_tools import sweeps
+    from nqm_tools.store import Store
 
     folder = pathlib.Path(store) / sweep
     if not folder.is_dir():
@@ -126,11 +127,33 @@ def recorded(store: FilePath, sweep: str) -> pd.DataFrame:
     if curves.empty:
         return curves
     curves = curves[curves["status"] != "failed"]
+    if (curves["data"] == "svhn2").any() and any(map(_recovered, Store(folder, create=False).provenance().values())):
+        curves = curves.assign(images="recovered")
     for _, rows in curves[curves["regime"] == "divergent"].groupby("key"):
         mended = _mended(rows)
         if mended:
             curves.loc[rows.index, list(mended)] = list(mended.values())
     return curves
+
+
+def _recovered(provenance):
+    """Whether runs are of the recovered images, by their provenance."""
+    return any(file["md5"] in RECOVERED for file in provenance.get("data", {}).get("files", ()))
+
+
+def together(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """The rows of several frames of :func:`recorded` under each other.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> len(together([pd.DataFrame(), pd.DataFrame({"step": [0, 1]})]))
+    2
+    """
+    import pandas as pd
+
+    found = [frame for frame in frames if len(frame)]
+    return found[0] if len(found) == 1 else pd.concat(found, ignore_index=True) if found else pd.DataFrame()
 
 
 def _mended(rows):

@@ -225,7 +225,8 @@ def describe(summary: pd.DataFrame) -> str:
     Parameters
     ----------
     summary : pandas.DataFrame
-        Rows as :func:`nqm_tools.sweeps.load` gives them, of one setting.
+        Rows as :func:`nqm_tools.sweeps.load` gives them, of one setting; with a column ``images``, such as
+        ``"recovered"``, where they are not the publisher's.
 
     Returns
     -------
@@ -247,6 +248,7 @@ def describe(summary: pd.DataFrame) -> str:
         f"{_range(summary['steps'])} steps",
         f"{most} seed{'s' if most > 1 else ''}",
     ]
+    texts += [f"{images} images" for images in summary["images"].unique()] if "images" in summary else []
     texts += [f"{count} of {LABELS.get(model, model).split()[-1]}" for model, count in seeds.items() if count < most]
     below = summary["learning_rate_ratio"] < 1
     steps = {f"below ${CRITICAL}$": summary["best_step"][below], "above": summary["best_step"][~below]}

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 # A loss has "risen" when it is this share of the first loss above its running minimum.
 CATAPULT_RISE = 0.05
 # Sustained oscillation, in the last quarter of a run: at least this share of its steps raise the loss, the medians of
-# its two halves agree to this, and it swings by more than this share of the first loss (smaller swings are rounding).
+# its two halves agree to this, and it rises by more than this share of the first loss (less is rounding, which shows
+# where a long run hardly falls any more).
 EDGE_RISES, EDGE_DRIFT, EDGE_SWING = 0.25, 0.1, 1e-3
 
 
@@ -48,7 +49,7 @@ def regime(losses: Sequence[float] | Real[ArrayLike, " steps"], momentum: float 
 
         - ``divergent``: a loss is not finite, or the median of the last tenth is above the first loss;
         - ``edge of stability``: in the last quarter at least a quarter of the steps raise the loss, the medians of its
-          two halves agree within 10 %, and it swings by more than a thousandth of the first loss;
+          two halves agree within 10 %, and it rises above its least so far by more than a thousandth of the first loss;
         - ``catapult``: the loss rises above its running minimum by more than 5 % of the first loss (with momentum,
           above the first loss by that much);
         - ``monotone``.
@@ -97,7 +98,7 @@ def _oscillates(losses):
     return bool(
         np.mean(np.diff(last) > 0) >= EDGE_RISES
         and abs(after - before) <= EDGE_DRIFT * before
-        and np.ptp(last) > EDGE_SWING * losses[0]
+        and np.max(last - np.minimum.accumulate(last)) > EDGE_SWING * losses[0]
     )
 
 

@@ -6,11 +6,12 @@ from nqm_tools.papers._rules import FEWEST_SEEDS, Claim
 from nqm_tools.papers.zhu2024 import generalization, kernels, panels, theorems
 
 SEEDS = f"{FEWEST_SEEDS} seeds or more"
+LEFT_OUT = "rates below from the first on at which one is not are left out, if one is left"
 
 
 def claims() -> list[Claim]:
     """All claims, in the order of the paper's figures and theorems."""
-    found = [
+    return [
         *_theorems(),
         *_distances(),
         *_test_losses("2b", clear=True),
@@ -26,7 +27,6 @@ def claims() -> list[Claim]:
         *_accuracies("19.6"),
         *_test_losses("19.8"),
     ]
-    return [claim._replace(awaited=any(name in claim.sweep for name in panels.AWAITED)) for claim in found]
 
 
 def _test_losses(figure, clear=False):
@@ -34,19 +34,19 @@ def _test_losses(figure, clear=False):
     for panel, sweep in panels.of_figure(figure).items():
 
         def claim(*rest, kind="claim", panel=panel, sweep=sweep):
-            return Claim(figure, panel, sweep, *rest, kind=kind)
+            return Claim(figure, panel, sweep, *rest, kind=kind, beside=panels.BESIDE.get(sweep, ()))
 
         yield claim(
             "below the critical rate f, f_lin and f_quad reach the same best test loss",
             f"{SEEDS}; how far they are apart at the worst such rate: the 95 % interval of the mean over seeds ends at "
-            f"{100 * generalization.AGREEMENT:.0f} % or less; all those runs are monotone",
+            f"{100 * generalization.AGREEMENT:.0f} % or less; all those runs are monotone ({LEFT_OUT})",
             generalization.agreement,
         )
         for model in ("f", "f_quad"):
             yield claim(
                 f"above it {model} reaches a lower best test loss than below",
                 f"{SEEDS}; paired, rate and step chosen on the other seeds: the 95 % interval of the gain lies above "
-                f"{100 * least:.0f} %; runs below the critical rate are monotone, those above catapults",
+                f"{100 * least:.0f} %; runs below the critical rate are monotone ({LEFT_OUT}), those above catapults",
                 generalization.gain(model, least),
             )
             yield claim(
@@ -81,6 +81,7 @@ def _accuracies(figure):
                 f"{SEEDS}; paired, rate and step chosen on other seeds: the 95 % interval of the gain lies above 0, "
                 "and the mean gain is more than one test example",
                 generalization.gain(model, column="best_test_accuracy"),
+                beside=panels.BESIDE.get(sweep, ()),
             )
 
 

@@ -13,6 +13,7 @@ Each rule takes the frame that :func:`nqm_tools.papers.recorded` gives for one p
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -54,13 +55,14 @@ def agreement(curves: pd.DataFrame) -> Finding:
     diverged = below[below["regime"] == "divergent"]
     if not diverged.empty:
         return Finding(f"{len(diverged)} of {len(below)} runs diverge below the critical rate", False)
+    below, left_out = that_stay_below(below, MODELS)
     for model in MODELS:
         if reason := not_as_claimed(below, model):
             return unknown(reason)
-    worst = disagreement(runs)
+    worst = disagreement(below)
     if worst.empty:
         return unknown("the three models are not recorded at one rate below the critical one")
-    measured = f"apart by {estimated_percent(worst)} at most"
+    measured = f"apart by {estimated_percent(worst)} at most{left_out}"
     return Finding(measured, None if len(worst) < FEWEST_SEEDS else Interval.of(worst).high <= AGREEMENT)
 
 
@@ -76,13 +78,35 @@ def disagreement(runs: pd.DataFrame) -> pd.Series:
     return apart.groupby("seed").max()
 
 
+def that_stay_below(curves: pd.DataFrame, models: Sequence[str]) -> tuple[pd.DataFrame, str]:
+    """The rows, without rates below the critical one at which runs of these models do not stay below it.
+
+    The critical rate is that of the start and of all examples. A kernel that grows may pass ``2/eta`` later, and a
+    batch has a critical rate of its own, between B/n and 1 times that of all n examples. So rates below from the first
+    on at which a run is no longer monotone are on neither side. If none remains, nothing is left out.
+
+    Also what was left out, in words.
+    """
+    runs = runs_of(curves)
+    below = runs[(runs["learning_rate_ratio"] < 1) & (runs["regime"] != "divergent") & runs["model"].isin(models)]
+    first = below.loc[below["regime"] != "monotone", "learning_rate_ratio"].min()
+    beyond = below[below["learning_rate_ratio"] >= first]
+    if beyond.empty or len(beyond) == len(below):
+        return curves, ""
+    rates = ", ".join(f"{rate:g}" for rate in sorted(beyond["learning_rate_ratio"].unique()))
+    wrong = int((beyond["regime"] != "monotone").sum())
+    left_out = f"; {rates} left out, where {wrong} of {len(beyond)} runs do not stay below critical"
+    return curves[~curves["learning_rate_ratio"].between(first, 1, inclusive="left")], left_out
+
+
 class Gains(NamedTuple):
     """How much better a model does above the critical rate than below it: arrays of one number a seed.
 
     ``blind`` with rate and step chosen on the other seeds (NaN where the chosen rate diverges on this one),
     ``optimistic`` with both chosen on what they are judged on, as the paper's figures are. Losses: the share by which
     they are lower. Accuracies: the difference. ``rates`` are the rates above that were chosen blindly, ``best_rate``
-    the optimistic one; ``below`` the best value below, by the optimistic choice.
+    the optimistic one; ``below`` the best value below, by the optimistic choice. ``left_out`` says which rates were, by
+    :func:`that_stay_below`.
     """
 
     seeds: tuple[int, ...]
@@ -91,6 +115,7 @@ class Gains(NamedTuple):
     rates: Float[np.ndarray, " seeds"]
     best_rate: float
     below: Float[np.ndarray, " seeds"]
+    left_out: str
 
     @property
     def interval(self) -> Interval:
@@ -103,7 +128,7 @@ def gains(curves: pd.DataFrame, model: str, column: str = "best_test_loss") -> G
 
     Of the rates that every seed has; ``column`` is ``best_test_loss`` or ``best_test_accuracy``.
     """
-    rows = curves[curves["model"] == model]
+    rows, left_out = that_stay_below(curves[curves["model"] == model], (model,))
     if rows.empty:
         return f"{model} is not recorded"
     # Of a run that diverged nothing counts.
@@ -131,6 +156,7 @@ def gains(curves: pd.DataFrame, model: str, column: str = "best_test_loss") -> G
         np.array([sides[1][i] if i >= 0 else np.nan for i in chosen]),
         sides[1][best] if best >= 0 else np.nan,
         best_below if lower else -best_below,
+        left_out,
     )
 
 
@@ -179,10 +205,10 @@ def gain(model: str, least: float = 0.0, column: str = "best_test_loss") -> Chec
     accuracy = column == "best_test_accuracy"
 
     def check(curves):
-        runs = runs_of(curves)
         found = gains(curves, model, column)
         if isinstance(found, str):
             return unknown(found)
+        runs = runs_of(that_stay_below(curves, (model,))[0])
         if reason := not_as_claimed(runs, model):
             return unknown(reason)
         if np.isnan(found.optimistic).any():
@@ -195,7 +221,7 @@ def gain(model: str, least: float = 0.0, column: str = "best_test_loss") -> Chec
 
         mean = found.optimistic.mean()
         optimistic = f"{100 * mean:+.2f} points" if accuracy else f"lower by {100 * mean:.2f} %"
-        optimistic = f"{optimistic} at {found.best_rate:g}, chosen on the test examples themselves"
+        optimistic = f"{optimistic} at {found.best_rate:g}, chosen on the test examples themselves{found.left_out}"
         if len(found.seeds) < FEWEST_SEEDS:
             return unknown(f"{optimistic}; {FEWEST_SEEDS} seeds are needed")
         if accuracy:
@@ -223,7 +249,7 @@ def falls_over_a_range(model: str, at_least: int = 2) -> Check:
     """
 
     def check(curves):
-        runs = runs_of(curves)
+        runs, left_out = that_stay_below(runs_of(curves), (model,))
         if runs.empty or model not in set(runs["model"]):
             return unknown(f"{model} is not recorded")
         if reason := not_as_claimed(runs, model):
@@ -244,7 +270,8 @@ def falls_over_a_range(model: str, at_least: int = 2) -> Check:
             f"{100 * fall.mean:.1f} % ({100 * fall.low:.1f} to {100 * fall.high:.1f})" for fall in falls[:at_least]
         )
         measured = (
-            f"falls clearly over {falling} of {len(above)} rates{until}; the first by {first}; {len(table)} seeds"
+            f"falls clearly over {falling} of {len(above)} rates{until}; the first by {first}; "
+            f"{len(table)} seeds{left_out}"
         )
         return Finding(measured, falling >= at_least)
 
@@ -264,7 +291,7 @@ def linear_model_diverges(curves: pd.DataFrame) -> Finding:
 
 def long_enough(curves: pd.DataFrame) -> Finding:
     """Whether no best test loss below the critical rate is at the last step, unless there is nothing left to learn."""
-    runs = runs_of(curves)
+    runs, _ = that_stay_below(runs_of(curves), MODELS)
     runs = runs[(runs["learning_rate_ratio"] < 1) & (runs["regime"] != "divergent")]
     if runs.empty:
         return unknown("no run below the critical rate is recorded")

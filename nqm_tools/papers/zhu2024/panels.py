@@ -44,8 +44,8 @@ PANELS = (
     ),
 )
 
-# Data sets that the project could not obtain so far.
-AWAITED = ("svhn2",)
+# Rates that need more steps than a panel's others.
+BESIDE = {f"figure_4_{name}_cnn": (f"figure_4_{name}_cnn_slow",) for name in ("cifar2", "svhn2")}
 
 
 def of_figure(*figures: str) -> dict[str, str]:
@@ -57,11 +57,19 @@ def of_figure(*figures: str) -> dict[str, str]:
     return {p.title: p.sweep for p in PANELS if p.losses in figures or p.accuracies in figures}
 
 
+def curves(store: FilePath, sweep: str) -> pd.DataFrame:
+    """The recorded steps of a panel's runs, as :func:`nqm_tools.papers.recorded` gives them of one sweep.
+
+    With those of its sweeps for small rates, where it has some.
+    """
+    from nqm_tools.papers import recorded, together
+
+    return together([recorded(store, name) for name in (sweep, *BESIDE.get(sweep, ()))])
+
+
 def runs(store: FilePath, sweep: str) -> pd.DataFrame | str:
     """The recorded runs of a panel, a row a run; or, for :func:`nqm_tools.plotting.panels`, why there are none."""
-    from nqm_tools.papers import recorded, runs_of
+    from nqm_tools.papers import runs_of
 
-    frame = runs_of(recorded(store, sweep))
-    if len(frame):
-        return frame
-    return "waits for the data" if any(name in sweep for name in AWAITED) else "not recorded yet"
+    frame = runs_of(curves(store, sweep))
+    return frame if len(frame) else "not recorded yet"
