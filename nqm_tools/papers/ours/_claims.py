@@ -11,7 +11,17 @@ from nqm_tools import dynamics
 from nqm_tools.papers._rules import FEWEST_SEEDS, Claim, Finding, Interval, estimated_percent, runs_of, unknown
 from nqm_tools.papers.agarwala2022 import sharpening
 from nqm_tools.papers.agarwala2024 import edge as batch_edge
-from nqm_tools.papers.ours import edge, errata, features, momentum, noise, own_networks, phase_diagram
+from nqm_tools.papers.ours import (
+    edge,
+    errata,
+    feature_causes,
+    feature_settings,
+    features,
+    momentum,
+    noise,
+    own_networks,
+    phase_diagram,
+)
 from nqm_tools.papers.radhakrishnan2022 import ansatz, machines
 from nqm_tools.papers.zhu2023 import alignment
 from nqm_tools.papers.zhu2024 import kernels, theorems
@@ -96,6 +106,8 @@ def claims() -> list[Claim]:
         ),
         *_edge_of_stability(),
         *_features(),
+        *_feature_causes(),
+        *_feature_settings(),
         Claim(
             "erratum 3",
             "figure 3",
@@ -428,6 +440,149 @@ def _features():
             status="observed",
             where=("features.recursive_feature_machine",),
         )
+
+
+def _feature_causes():
+    """What of a catapult's gain is cause."""
+    seeds = f"{FEWEST_SEEDS} seeds or more"
+    both = (("network", "f"), ("quadratic model", "f_quad"))
+    quiet, loud = feature_causes.QUIET, feature_causes.LOUD
+    for panel, sweep, statement, rule, check, beside, notebook in (
+        *(
+            (
+                f"mini-batches, ReLU, {name}: noise",
+                "features_noise",
+                "noise of the same size without catapults has less than a quarter of the gain of batches with them",
+                f"single examples at {quiet[0]:g} times the critical rate against batches of {loud[1]} at {loud[0]:g}, "
+                f"so that rate over batch is the same, trained out, over {seeds}: no recorded step of single examples "
+                "above their own critical rate, no catapult, and a gain over gradient descent below "
+                f"{100 * feature_causes.SMALL_SHARE:.0f} %, by the 95 % interval",
+                feature_causes.noise(model),
+                ("features_gd",),
+                "13",
+            )
+            for name, model in both
+        ),
+        *(
+            (
+                f"raised rates, ReLU, {name}: {what}",
+                "features_raises",
+                f"each further small raise of the rate ends with a {better}",
+                f"first raise to 1.09 times the critical rate, each further by 1.3, trained out, over {seeds}: the "
+                "95 % intervals of the rank correlation with the number of raises, 0 to 4, and of the difference of "
+                "four to one lie on the side of better",
+                feature_causes.raises(model, column, 0.95),
+                (),
+                "13",
+            )
+            for name, model in both
+            for what, better, column in (
+                ("alignment", "better alignment", "agop_alignment"),
+                ("test loss", "lower test loss", "test_loss"),
+            )
+        ),
+        *(
+            (
+                f"optimisers, ReLU: {what}",
+                "features_optimizers",
+                f"across optimisers a better alignment goes with a lower test loss, {of}",
+                "Adam, RMSprop, Adagrad, plain and heavy-ball gradient descent on batches of 16, trained out: the 95 % "
+                f"interval over {seeds} of the rank correlation of alignment and test loss lies below 0",
+                check,
+                ("features_momentum",),
+                "13",
+            )
+            for what, of, check in (
+                ("all runs", "of runs at all rates", feature_causes.optimizers_agree),
+                ("tuned", "one run each, its rate chosen on the other seeds", feature_causes.tuned_optimizers_agree),
+            )
+        ),
+        (
+            "gradient descent, ReLU, quadratic model: gates",
+            "features_gates",
+            "far above critical most of the quadratic model's test error is due to its frozen gates",
+            f"at {feature_causes.FAR:g} times the critical rate, trained out: the 95 % interval over {seeds} that do "
+            "not diverge of the share of the squared test error along the difference from the network at the same "
+            f"weights lies above {feature_causes.MOST:g}, and above the share at {feature_causes.NEAR:g} times",
+            feature_causes.gates,
+            (),
+            "14",
+        ),
+        (
+            "gradient descent, from Swish to ReLU, quadratic model",
+            "features_sharpness",
+            "the nearer a smooth activation is to ReLU, the more the quadratic model loses far above critical",
+            f"h/(1 + exp(-s h)), s = 1 to 16 and ReLU, trained out, over {seeds}: the rank correlation of s and of the "
+            f"ratio of the test losses at {feature_causes.FAR:g} and {feature_causes.NEAR:g} times the critical rate, "
+            "and the difference of its logarithm between ReLU and Swish, lie above 0 by the 95 % interval",
+            feature_causes.sharper_is_worse,
+            ("features_gd_swish", "features_gd"),
+            "14",
+        ),
+    ):
+        where = (notebook, "features.agop_alignment")
+        yield Claim("features", panel, sweep, statement, rule, check, status="observed", beside=beside, where=where)
+
+
+def _feature_settings():
+    """Where a catapult gains: widths, spectra, tasks, images."""
+    seeds = f"{FEWEST_SEEDS} seeds or more"
+    best = "the best below without a catapult"
+    below = f"at {alignment.ABOVE:g} times the critical rate, paired over {seeds} with {best}"
+    both = (("network", "f"), ("quadratic model", "f_quad"))
+    for name, model in both:
+        gains = alignment.catapult_gains(model)
+        for panel, sweep, statement, rule, check, beside in (
+            (
+                f"widths, ReLU, {name}",
+                "features_widths",
+                "at every width from 128 to 2,048 a catapult raises the alignment, and lowers the test loss",
+                f"trained out, {below}: both 95 % intervals lie above 0 at each width",
+                feature_settings.at_each("width", feature_settings.WIDTHS, gains),
+                ("features_gd",),
+            ),
+            (
+                f"anisotropic inputs, ReLU, {name}",
+                "features_spectrum",
+                "with inputs of unequal variances, too, a catapult raises the alignment, and lowers the test loss",
+                f"variances in proportion to i^-0.5 and 1/i, trained out, {below}: both 95 % intervals lie above 0",
+                feature_settings.at_each("spectrum", feature_settings.SPECTRA[1:], gains),
+                (),
+            ),
+            (
+                f"eight tasks, ReLU, {name}",
+                "features_tasks",
+                "a catapult raises the energy of the first layer in the subspace that eight tasks share",
+                f"4 of 20 inputs, {below}: the 95 % interval of the difference lies above 0",
+                feature_settings.rises(model, "energy", "{:.3f}"),
+                (),
+            ),
+            *(
+                claim
+                for data, images in (("MNIST 4 and 9", "features_mnist"), ("CIFAR-2", "features_cifar2"))
+                for claim in (
+                    (
+                        f"{data}, FC, {name}",
+                        images,
+                        "a catapult raises the alignment with that of a machine that knows far more examples, and "
+                        "lowers the test loss",
+                        f"trained out, {below}: both 95 % intervals lie above 0",
+                        gains,
+                        (),
+                    ),
+                    (
+                        f"{data}, FC, {name}: accuracy",
+                        images,
+                        "a catapult raises the test accuracy",
+                        f"{below}: the 95 % interval of the difference lies above 0",
+                        feature_settings.rises(model, "test_accuracy", "{:.1f} %", times=100),
+                        (),
+                    ),
+                )
+            ),
+        ):
+            where = ("13", "features.agop_alignment")
+            yield Claim("features", panel, sweep, statement, rule, check, status="observed", beside=beside, where=where)
 
 
 def peak_law(frame):

@@ -1,0 +1,217 @@
+"""Rules about what of a catapult's gain is cause: noise, raised rates, optimisers, and the gates of ReLU."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from nqm_tools.papers._rules import FEWEST_SEEDS, Check, Finding, Interval, estimate, unknown
+from nqm_tools.papers.zhu2023.alignment import BELOW, TRAINED, ends_of_runs, not_trained_out, rank_correlation
+
+# Batches whose noise in a step, rate over size, is the same: (rate over the critical one of gradient descent, size). At
+# the first no batch exceeds its own critical rate.
+SAME_NOISE = ((0.075, 1), (0.15, 2), (0.3, 4), (0.6, 8))
+QUIET, LOUD = SAME_NOISE[0], SAME_NOISE[-1]
+# So much of the gain is little.
+SMALL_SHARE = 0.25
+RAISES = ("not_raised", "raised_once", "raised_twice", "raised_3_times", "raised_4_times")
+# Of the error of a quadratic model far above its critical rate, most is due to its gates.
+MOST, FAR, NEAR = 0.5, 1.8, 0.9
+# Swish with these factors inside, from Swish itself to ReLU.
+SHARPNESS = (1.0, 2.0, 4.0, 8.0, 16.0, np.inf)
+# Fewer optimisers, or runs of them, have no order.
+FEWEST_OPTIMIZERS, FEWEST_RUNS = 4, 8
+
+
+def noise(model: str) -> Check:
+    """Whether noise as large as that of batches with catapults, but without any, has little of their gain."""
+
+    def check(frame):
+        runs = ends_of_runs(frame)
+        if len(runs):
+            runs = runs[runs["model"] == model]
+        if runs.empty or "batch_size" not in runs:
+            return unknown(f"{model} is not recorded")
+        quiet_rows = frame[_at(frame, *QUIET) & (frame["model"] == model)]
+        loudest = quiet_rows["batch_critical_ratio"].max()
+        settings = {place: runs[_at(runs, *place)].set_index("seed") for place in (QUIET, LOUD)}
+        descent = runs[runs["batch_size"].isna() & runs["learning_rate_ratio"].isin(BELOW[1:])]
+        late = not_trained_out(pd.concat([*settings.values(), descent]))
+        if late:
+            return unknown(late)
+        descent = descent[descent["regime"] == "monotone"].groupby("seed")["test_loss"].min()
+        quiet, loud = (settings[place]["test_loss"] for place in (QUIET, LOUD))
+        seeds = descent.index.intersection(quiet.dropna().index).intersection(loud.dropna().index)
+        if len(seeds) < FEWEST_SEEDS:
+            return unknown(f"{len(seeds)} seeds are recorded in all three ways")
+        descent, quiet, loud = descent[seeds], quiet[seeds], loud[seeds]
+        counts = [settings[place].loc[seeds, "catapults"] for place in (QUIET, LOUD)]
+        less = (descent - quiet) - SMALL_SHARE * (descent - loud)
+        return Finding(
+            f"test loss {descent.mean():.3f} (gradient descent), {loud.mean():.3f} (batches of {LOUD[1]}, "
+            f"{counts[1].mean():.0f} catapults), {quiet.mean():.3f} (single examples, {counts[0].sum():.0f} catapults, "
+            f"at most {loudest:.2f} times their own critical rates): lower than gradient descent's by "
+            f"{estimate(descent - loud, '{:.3f}')} and {estimate(descent - quiet, '{:.3f}')}",
+            bool(
+                loudest < 1
+                and counts[0].sum() == 0
+                and Interval.of(descent - loud).low > 0
+                and Interval.of(less).high < 0
+            ),
+        )
+
+    return check
+
+
+def _at(runs, rate, size):
+    return (runs["learning_rate_ratio"] == rate) & (runs["batch_size"] == size)
+
+
+def raises(model: str, column: str, rate: float) -> Check:
+    """Whether each further raise of the rate, after which the run is trained out, is better in a column."""
+    sign = 1 if column == "agop_alignment" else -1
+
+    def check(frame):
+        runs = ends_of_runs(frame)
+        if len(runs):
+            runs = runs[(runs["model"] == model) & (runs["learning_rate_ratio"] == rate)]
+        if runs.empty:
+            return unknown(f"{model} is not recorded")
+        late = not_trained_out(runs)
+        if late:
+            return unknown(late)
+        runs = runs.assign(raises=runs["optimizer"].str.split(":").str[1].map(RAISES.index))
+        table = runs.pivot_table(index="seed", columns="raises", values=column, dropna=False)
+        if len(table) < FEWEST_SEEDS or list(table.columns) != list(range(len(RAISES))):
+            return unknown(f"{len(table)} seeds are recorded")
+        if (runs["regime"] == "divergent").any():
+            return Finding(f"{(runs['regime'] == 'divergent').sum()} of {len(runs)} diverge", False)
+        ranks = (sign * table).apply(rank_correlation, axis=1)
+        further = sign * (table[len(RAISES) - 1] - table[1])
+        counts = runs.groupby("raises")["catapults"].mean()
+        return Finding(
+            f"{', '.join(f'{mean:.3f}' for mean in table.mean())} after 0 to {len(RAISES) - 1} raises "
+            f"({', '.join(f'{count:.1f}' for count in counts)} catapults); rank correlation "
+            f"{estimate(ranks, '{:.2f}')}; from one raise to {len(RAISES) - 1} {estimate(further, '{:+.3f}')}",
+            bool(Interval.of(ranks).low > 0 and Interval.of(further).low > 0),
+        )
+
+    return check
+
+
+def methods(frame: pd.DataFrame) -> pd.DataFrame:
+    """A row a run of any optimiser that is trained out: its name in ``method``, and its rate in ``rate``."""
+    runs = ends_of_runs(frame)
+    if runs.empty:
+        return runs
+    names = runs["optimizer"].str.split(":").str[1]
+    momentum = runs["momentum"].fillna(0).gt(0).map({True: "momentum", False: "sgd"})
+    runs = runs.assign(method=names.fillna(momentum), rate=runs["learning_rate_ratio"].fillna(runs["learning_rate"]))
+    return runs[(runs["regime"] != "divergent") & (runs["left"] < TRAINED)]
+
+
+def optimizers_agree(frame: pd.DataFrame) -> Finding:
+    """Whether runs of all optimisers and rates with a better alignment have a lower test loss, seed by seed."""
+    runs = methods(frame)
+    if runs.empty or runs["method"].nunique() < FEWEST_OPTIMIZERS:
+        return unknown("fewer optimisers are recorded and trained out")
+    ranks = {seed: _order(rows) for seed, rows in runs.groupby("seed") if len(rows) >= FEWEST_RUNS}
+    if len(ranks) < FEWEST_SEEDS:
+        return unknown(f"{len(ranks)} seeds are recorded")
+    return Finding(
+        f"rank correlation {estimate(list(ranks.values()), '{:.2f}')}, over {runs.groupby('seed').size().min()} runs "
+        "or more of a seed",
+        bool(Interval.of(list(ranks.values())).high < 0),
+    )
+
+
+def best_of_each(runs: pd.DataFrame) -> pd.DataFrame:
+    """A row a seed and optimiser: its run at the rate that is best on the mean of the other seeds, all trained out."""
+    rows = []
+    for method, its in runs.groupby("method"):
+        table = its.pivot_table(index="seed", columns="rate", values="test_loss", dropna=False)
+        whole = table.loc[:, table.notna().all()]
+        for seed in whole.index if len(whole.columns) else ():
+            rate = whole.drop(seed).mean().idxmin()
+            rows.append(its[(its["seed"] == seed) & (its["rate"] == rate)].assign(method=method))
+    return pd.concat(rows) if rows else runs.iloc[:0]
+
+
+def tuned_optimizers_agree(frame: pd.DataFrame) -> Finding:
+    """The same of one run an optimiser, whose rate is chosen on the other seeds."""
+    runs = methods(frame)
+    runs = best_of_each(runs) if len(runs) else runs
+    if runs.empty or runs["method"].nunique() < FEWEST_OPTIMIZERS:
+        return unknown("fewer optimisers are recorded and trained out")
+    ranks = {seed: _order(rows) for seed, rows in runs.groupby("seed") if len(rows) >= FEWEST_OPTIMIZERS}
+    if len(ranks) < FEWEST_SEEDS:
+        return unknown(f"{len(ranks)} seeds are recorded")
+    means = runs.groupby("method")[["test_loss", "agop_alignment"]].mean().sort_values("test_loss")
+    listed = ", ".join(f"{name} {row.test_loss:.3f} ({row.agop_alignment:.3f})" for name, row in means.iterrows())
+    return Finding(
+        f"test loss (alignment): {listed}; rank correlation {estimate(list(ranks.values()), '{:.2f}')}",
+        bool(Interval.of(list(ranks.values())).high < 0),
+    )
+
+
+def _order(rows):
+    return rank_correlation(rows.sort_values("agop_alignment")["test_loss"])
+
+
+def gates(frame: pd.DataFrame) -> Finding:
+    """Whether most of the quadratic model's test error far above critical is due to its gates, and more than below."""
+    runs = ends_of_runs(frame)
+    if runs.empty or "gates_share" not in runs:
+        return unknown("nothing is recorded")
+    runs = runs[runs["learning_rate_ratio"].isin((NEAR, FAR)) & (runs["regime"] != "divergent")]
+    late = not_trained_out(runs)
+    if late:
+        return unknown(late)
+    share = runs.pivot_table(index="seed", columns="learning_rate_ratio", values="gates_share")
+    if not {NEAR, FAR} <= set(share.columns) or len(share := share.dropna()) < FEWEST_SEEDS:
+        return unknown(f"{len(share)} seeds are recorded at both rates")
+    loss, moving = (
+        runs.pivot_table(index="seed", columns="learning_rate_ratio", values=name).loc[share.index, FAR].mean()
+        for name in ("test_loss", "moving_test_loss")
+    )
+    return Finding(
+        f"share {estimate(share[FAR], '{:.2f}')}, at {NEAR:g} times {estimate(share[NEAR], '{:.2f}')}; test loss "
+        f"{loss:.3f}, with gates that move {moving:.3f}",
+        bool(Interval.of(share[FAR]).low > MOST and Interval.of(share[FAR] - share[NEAR]).low > 0),
+    )
+
+
+def sharper_is_worse(frame: pd.DataFrame) -> Finding:
+    """Whether the quadratic model's failure far above critical grows from Swish to ReLU."""
+    runs = ends_of_runs(frame)
+    if runs.empty:
+        return unknown("nothing is recorded")
+    runs = with_sharpness(runs)
+    runs = runs[runs["learning_rate_ratio"].isin((NEAR, FAR))]
+    late = not_trained_out(runs[runs["model"] == "f_quad"])
+    if late:
+        return unknown(late)
+    tables = {}
+    for model, rows in runs.groupby("model"):
+        # A run that diverges has no test loss, and is worse than any.
+        losses = rows["test_loss"].where(rows["regime"] != "divergent", np.inf)
+        table = rows.assign(test_loss=losses).pivot_table(
+            index="seed", columns=["learning_rate_ratio", "sharpness"], values="test_loss"
+        )
+        if not {(rate, s) for rate in (NEAR, FAR) for s in SHARPNESS} <= set(table) or len(table) < FEWEST_SEEDS:
+            return unknown(f"{len(table)} seeds of {model} are recorded, or not all activations")
+        tables[model] = np.log(table[FAR] / table[NEAR])
+    ratios = tables["f_quad"]
+    ranks, apart = ratios.apply(rank_correlation, axis=1), ratios[np.inf] - ratios[1.0]
+    listed = ", ".join(f"{np.exp(mean):.2f} ({s:g})" for s, mean in ratios.median().items())
+    return Finding(
+        f"test loss at {FAR:g} over that at {NEAR:g} times critical, median: {listed}; rank correlation "
+        f"{estimate(ranks, '{:.2f}')}; the network's {np.exp(tables['f'][np.inf].median()):.2f} (inf)",
+        bool(Interval.of(ranks).low > 0 and np.isfinite(apart).all() and Interval.of(apart).low > 0),
+    )
+
+
+def with_sharpness(runs: pd.DataFrame) -> pd.DataFrame:
+    """Runs with the sharpness of Swish and ReLU, too."""
+    known = runs["activation"].map({"swish": 1.0, "relu": np.inf})
+    return runs.assign(sharpness=runs["sharpness"].fillna(known) if "sharpness" in runs else known)
