@@ -1,10 +1,12 @@
-"""Optimisers of recorded sweeps: adaptive ones, and gradient descent whose rate is raised again and again.
+"""Optimisers of recorded sweeps: five whose rate falls to 0, and gradient descent whose rate is raised again and again.
 
 Never edited: its checksum is in the keys of recorded runs.
 """
 
 import optax
 
+# Steps after which a falling rate is 0: adaptive optimisers are not trained out at a rate that stays.
+STEPS = 3000
 # Steps of each raise; the first rate, over the one that is given; how much higher each further one is; and the rate at
 # which the run is trained out, over the last one. After a catapult of 1.15 times the critical rate the kernel is lower
 # by about a quarter, so that 1.3 times the rate is again a little above critical.
@@ -41,3 +43,32 @@ def raised_3_times(rate):
 def raised_4_times(rate):
     """And so on."""
     return _raised(4, rate)
+
+
+def sgd(rate):
+    """Gradient descent from a rate of 3 times ``rate``."""
+    return optax.sgd(_falling(3.0 * rate))
+
+
+def momentum(rate):
+    """Heavy ball of momentum 0.9, from 0.3 times ``rate``."""
+    return optax.sgd(_falling(0.3 * rate), momentum=0.9)
+
+
+def rmsprop(rate):
+    """RMSprop, from 0.015 times ``rate``."""
+    return optax.rmsprop(_falling(0.015 * rate))
+
+
+def adagrad(rate):
+    """Adagrad, from 0.5 times ``rate``."""
+    return optax.adagrad(_falling(0.5 * rate))
+
+
+def adam(rate):
+    """Adam, from 0.03 times ``rate``."""
+    return optax.adam(_falling(0.03 * rate))
+
+
+def _falling(rate):
+    return optax.linear_schedule(rate, 0.0, STEPS)

@@ -100,13 +100,11 @@ def raises(model: str, column: str, rate: float) -> Check:
 
 
 def methods(frame: pd.DataFrame) -> pd.DataFrame:
-    """A row a run of any optimiser that is trained out: its name in ``method``, and its rate in ``rate``."""
+    """A row a run of any optimiser that is trained out: its name in ``method``."""
     runs = ends_of_runs(frame)
     if runs.empty:
         return runs
-    names = runs["optimizer"].str.split(":").str[1]
-    momentum = runs["momentum"].fillna(0).gt(0).map({True: "momentum", False: "sgd"})
-    runs = runs.assign(method=names.fillna(momentum), rate=runs["learning_rate_ratio"].fillna(runs["learning_rate"]))
+    runs = runs.assign(method=runs["optimizer"].str.split(":").str[1])
     return runs[(runs["regime"] != "divergent") & (runs["left"] < TRAINED)]
 
 
@@ -128,12 +126,12 @@ def optimizers_agree(frame: pd.DataFrame) -> Finding:
 def best_of_each(runs: pd.DataFrame) -> pd.DataFrame:
     """A row a seed and optimiser: its run at the rate that is best on the mean of the other seeds, all trained out."""
     rows = []
-    for method, its in runs.groupby("method"):
-        table = its.pivot_table(index="seed", columns="rate", values="test_loss", dropna=False)
+    for _, its in runs.groupby("method"):
+        table = its.pivot_table(index="seed", columns="learning_rate", values="test_loss", dropna=False)
         whole = table.loc[:, table.notna().all()]
         for seed in whole.index if len(whole.columns) else ():
             rate = whole.drop(seed).mean().idxmin()
-            rows.append(its[(its["seed"] == seed) & (its["rate"] == rate)].assign(method=method))
+            rows.append(its[(its["seed"] == seed) & (its["learning_rate"] == rate)])
     return pd.concat(rows) if rows else runs.iloc[:0]
 
 
