@@ -108,35 +108,51 @@ def test_the_rate_of_each_optimiser_is_chosen_on_other_seeds():
     )
 
 
-def gated(far=0.8, near=0.2, seeds=SEEDS, **more):
+def gated(far=0.8, seeds=SEEDS, middle=-0.1, near=0.1, blurred=0.95, **more):
     rows = []
     for seed in seeds:
-        for rate, share in ((0.9, near), (1.8, far)):
+        for rate, share in ((0.9, near), (1.5, middle), (1.8, far)):
             pair = run(seed, rate, 1.0, model="f_quad", **more)
-            pair[1] |= {"gates_share": share + 0.01 * seed, "moving_test_loss": 0.3}
-            rows.append([pair[0] | {"gates_share": 0.0, "moving_test_loss": 1.0}, pair[1]])
+            moved = {"moving_share": share + 0.01 * seed, "unseen_share": share + 0.01 * seed}
+            moved |= {"moving_test_loss": 0.3, "seen_test_loss": 0.3}
+            moved |= {"blurred_test_loss": blurred * pair[1]["test_loss"] + 0.001 * seed}
+            rows.append([pair[0] | dict.fromkeys(moved, 0.5), pair[1] | moved])
     return frame(rows)
 
 
-def test_most_of_the_error_is_the_gates_far_above_and_less_below():
-    assert causes.gates(gated()).holds is True
-    assert causes.gates(gated(far=0.4)).holds is False
-    assert causes.gates(gated(near=0.9)).holds is False, "it is the same below"
-    assert causes.gates(gated(seeds=range(4))).holds is None
-    assert causes.gates(gated(left=0.1)).holds is None
-    assert causes.gates(gated(regime="divergent")).holds is None
-    assert causes.gates(pd.DataFrame()).holds is None
+def test_the_share_of_gates_that_flip_is_most_of_the_error_and_more_than_below():
+    assert causes.moving_gates(gated()).holds is True
+    assert causes.moving_gates(gated(far=0.4)).holds is False
+    assert causes.moving_gates(gated(near=0.9)).holds is False, "it is the same below"
 
 
-def sharpened(ratios=(0.7, 0.8, 1.0, 1.4, 2.0, 3.0), seeds=SEEDS, **more):
+def test_blurred_gates_take_little_of_the_error_away():
+    assert causes.jumps(gated()).holds is True
+    assert causes.jumps(gated(blurred=0.5)).holds is False
+
+
+def test_what_is_unseen_is_most_of_the_error_far_above_and_helps_nearer():
+    assert causes.unseen(gated()).holds is True
+    assert causes.unseen(gated(far=0.4)).holds is False
+    assert causes.unseen(gated(middle=0.1)).holds is False
+
+
+@pytest.mark.parametrize("rule", [causes.moving_gates, causes.jumps, causes.unseen])
+def test_runs_that_do_not_tell_about_gates(rule):
+    assert rule(gated(seeds=range(4))).holds is None
+    assert rule(gated(left=0.1)).holds is None
+    assert rule(gated(regime="divergent")).holds is None
+    assert rule(pd.DataFrame()).holds is None
+
+
+def sharpened(ratios=(0.7, 0.8, 2.0, 1.4, 2.0, 3.0), seeds=SEEDS, **more):
     rows = []
     for seed in seeds:
         for sharpness, ratio in zip(causes.SHARPNESS, ratios, strict=True):
             names = {1.0: {"activation": "swish"}, np.inf: {"activation": "relu"}}
             known = {"activation": None, "sharpness": np.nan} | names.get(sharpness, {"sharpness": sharpness})
-            for model in ("f", "f_quad"):
-                for rate, loss in ((0.9, 0.3), (1.8, 0.3 * (ratio if model == "f_quad" else 0.5))):
-                    rows.append(run(seed, rate, loss, model=model, **known | more))
+            for rate, loss in ((0.9, 0.3), (1.8, 0.3 * ratio)):
+                rows.append(run(seed, rate, loss, model="f_quad", **known | more))
     return frame(rows)
 
 
@@ -145,8 +161,18 @@ def test_the_failure_grows_with_the_sharpness_of_the_activation():
     assert rule(sharpened()).holds is True
     assert rule(sharpened((3.0, 2.0, 1.4, 1.0, 0.8, 0.7))).holds is False
     assert rule(sharpened((1.0,) * 6)).holds is False
+
+
+def test_a_smooth_activation_fails_too():
+    assert causes.smooth_ones_fail(sharpened()).holds is True
+    assert causes.smooth_ones_fail(sharpened((0.7, 0.8, 1.2, 1.4, 2.0, 3.0))).holds is False
+
+
+@pytest.mark.parametrize("rule", [causes.sharper_is_worse, causes.smooth_ones_fail])
+def test_runs_that_do_not_tell_about_sharpness(rule):
     assert rule(sharpened(seeds=range(4))).holds is None
     assert rule(sharpened(left=0.1)).holds is None
+    assert rule(sharpened(regime="divergent")).holds is None
     assert rule(sharpened().query("sharpness != 4")).holds is None
     assert rule(pd.DataFrame()).holds is None
 

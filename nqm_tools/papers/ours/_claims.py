@@ -447,6 +447,7 @@ def _feature_causes():
     seeds = f"{FEWEST_SEEDS} seeds or more"
     both = (("network", "f"), ("quadratic model", "f_quad"))
     quiet, loud = feature_causes.QUIET, feature_causes.LOUD
+    far = f"{feature_causes.FAR:g} times the critical rate"
     for panel, sweep, statement, rule, check, beside, notebook in (
         *(
             (
@@ -498,26 +499,63 @@ def _feature_causes():
             )
         ),
         (
-            "gradient descent, ReLU, quadratic model: gates",
+            "gradient descent, ReLU, quadratic model: gates that flip",
             "features_gates",
-            "far above critical most of the quadratic model's test error is due to its frozen gates",
-            f"at {feature_causes.FAR:g} times the critical rate, trained out: the 95 % interval over {seeds} that do "
-            "not diverge of the share of the squared test error along the difference from the network at the same "
-            f"weights lies above {feature_causes.MOST:g}, and above the share at {feature_causes.NEAR:g} times",
-            feature_causes.gates,
+            "far above critical most of the quadratic model's test error lies where gates have flipped",
+            f"at {far}, trained out: the 95 % interval over {seeds} that do not diverge of the share of the squared "
+            "test error along the difference from the network at the same weights lies above "
+            f"{feature_causes.MOST:g}, and above the share at {feature_causes.NEAR:g} times",
+            feature_causes.moving_gates,
             (),
             "14",
         ),
         (
-            "gradient descent, from Swish to ReLU, quadratic model",
-            "features_sharpness",
-            "the nearer a smooth activation is to ReLU, the more the quadratic model loses far above critical",
-            f"h/(1 + exp(-s h)), s = 1 to 16 and ReLU, trained out, over {seeds}: the rank correlation of s and of the "
-            f"ratio of the test losses at {feature_causes.FAR:g} and {feature_causes.NEAR:g} times the critical rate, "
-            "and the difference of its logarithm between ReLU and Swish, lie above 0 by the 95 % interval",
-            feature_causes.sharper_is_worse,
-            ("features_gd_swish", "features_gd"),
+            "gradient descent, ReLU, quadratic model: jumps",
+            "features_gates",
+            "little of that error is in the model's jumps",
+            f"at {far}, trained out, weights as they are: sigmoids in the place of the gates take away less than "
+            f"{100 * feature_causes.FEW:.0f} % of the test loss, by the 95 % interval over {seeds}",
+            feature_causes.jumps,
+            (),
             "14",
+        ),
+        (
+            "gradient descent, ReLU, quadratic model: unseen",
+            "features_gates",
+            "most of that error is a part of the model that is zero on every training example, and that lowers the "
+            "test loss at smaller rates",
+            f"95 % interval over {seeds} of its share of the squared test error above {feature_causes.MOST:g} at "
+            f"{far}, below 0 at {alignment.ABOVE:g} times",
+            feature_causes.unseen,
+            (),
+            "14",
+        ),
+        *(
+            (
+                f"gradient descent, from Swish to ReLU, quadratic model{what}",
+                "features_sharpness",
+                statement,
+                f"h/(1 + exp(-s h)), s = 1 to 16 and ReLU, trained out, {seeds}, test loss at {feature_causes.FAR:g} "
+                f"over that at {feature_causes.NEAR:g} times the critical rate: by the 95 % interval {rule}",
+                check,
+                ("features_gd_swish", "features_gd"),
+                "14",
+            )
+            for what, statement, rule, check in (
+                (
+                    "",
+                    "the nearer a smooth activation is to ReLU, the more the quadratic model loses far above critical",
+                    "its rank correlation with s, and the difference of its logarithm between ReLU and Swish, lie "
+                    "above 0",
+                    feature_causes.sharper_is_worse,
+                ),
+                (
+                    ": smooth",
+                    "with a smooth activation, without any jump, it fails as well",
+                    f"it lies above {feature_causes.WORSE:g} at s = {feature_causes.SMOOTH:g}",
+                    feature_causes.smooth_ones_fail,
+                ),
+            )
         ),
     ):
         where = (notebook, "features.agop_alignment")

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from nqm_tools.papers._rules import FEWEST_SEEDS, Check, Finding, Interval, estimate, unknown
-from nqm_tools.papers.zhu2023.alignment import BELOW, TRAINED, ends_of_runs, not_trained_out, rank_correlation
+from nqm_tools.papers.zhu2023.alignment import ABOVE, BELOW, TRAINED, ends_of_runs, not_trained_out, rank_correlation
 
 # Batches whose noise in a step, rate over size, is the same: (rate over the critical one of gradient descent, size). At
 # the first no batch exceeds its own critical rate.
@@ -15,10 +15,10 @@ QUIET, LOUD = SAME_NOISE[0], SAME_NOISE[-1]
 # So much of the gain is little.
 SMALL_SHARE = 0.25
 RAISES = ("not_raised", "raised_once", "raised_twice", "raised_3_times", "raised_4_times")
-# Of the error of a quadratic model far above its critical rate, most is due to its gates.
-MOST, FAR, NEAR = 0.5, 1.8, 0.9
-# Swish with these factors inside, from Swish itself to ReLU.
-SHARPNESS = (1.0, 2.0, 4.0, 8.0, 16.0, np.inf)
+# Rates far above critical and below; most of an error, and little of it; a failure is so many times the error below.
+FAR, NEAR, MOST, FEW, WORSE = 1.8, 0.9, 0.5, 0.2, 1.5
+# Swish with these factors inside, from Swish itself to ReLU; and one that is smooth.
+SHARPNESS, SMOOTH = (1.0, 2.0, 4.0, 8.0, 16.0, np.inf), 4.0
 # Fewer optimisers, or runs of them, have no order.
 FEWEST_OPTIMIZERS, FEWEST_RUNS = 4, 8
 
@@ -156,57 +156,103 @@ def _order(rows):
     return rank_correlation(rows.sort_values("agop_alignment")["test_loss"])
 
 
-def gates(frame: pd.DataFrame) -> Finding:
-    """Whether most of the quadratic model's test error far above critical is due to its gates, and more than below."""
-    runs = ends_of_runs(frame)
-    if runs.empty or "gates_share" not in runs:
-        return unknown("nothing is recorded")
-    runs = runs[runs["learning_rate_ratio"].isin((NEAR, FAR)) & (runs["regime"] != "divergent")]
-    late = not_trained_out(runs)
-    if late:
-        return unknown(late)
-    share = runs.pivot_table(index="seed", columns="learning_rate_ratio", values="gates_share")
-    if not {NEAR, FAR} <= set(share.columns) or len(share := share.dropna()) < FEWEST_SEEDS:
-        return unknown(f"{len(share)} seeds are recorded at both rates")
-    loss, moving = (
-        runs.pivot_table(index="seed", columns="learning_rate_ratio", values=name).loc[share.index, FAR].mean()
-        for name in ("test_loss", "moving_test_loss")
-    )
+def moving_gates(frame: pd.DataFrame) -> Finding:
+    """Whether most of the quadratic model's test error far above critical lies where gates have flipped."""
+    found = _of_gates(frame, "moving_share", "moving_test_loss")
+    if isinstance(found, Finding):
+        return found
+    share, loss, moving = found
     return Finding(
-        f"share {estimate(share[FAR], '{:.2f}')}, at {NEAR:g} times {estimate(share[NEAR], '{:.2f}')}; test loss "
-        f"{loss:.3f}, with gates that move {moving:.3f}",
+        f"share {estimate(share[FAR], '{:.2f}')}, at {NEAR:g} times {share[NEAR].mean():.2f}; test loss "
+        f"{loss.mean():.3f}, with gates that move {moving.mean():.3f}",
         bool(Interval.of(share[FAR]).low > MOST and Interval.of(share[FAR] - share[NEAR]).low > 0),
     )
 
 
+def jumps(frame: pd.DataFrame) -> Finding:
+    """Whether blurring the gates, at the weights as they are, takes away little of that error."""
+    found = _of_gates(frame, "moving_share", "blurred_test_loss")
+    if isinstance(found, Finding):
+        return found
+    _, loss, blurred = found
+    less = 1 - blurred / loss
+    return Finding(
+        f"test loss {loss.mean():.3f}, blurred {blurred.mean():.3f}: lower by {estimate(100 * less, '{:.0f}', ' %')}",
+        bool(Interval.of(less).high < FEW),
+    )
+
+
+def unseen(frame: pd.DataFrame) -> Finding:
+    """Whether most of that error is a part of the model that is zero on all training examples, which helped before."""
+    found = _of_gates(frame, "unseen_share", "seen_test_loss")
+    if isinstance(found, Finding):
+        return found
+    share, loss, seen = found
+    return Finding(
+        f"share {estimate(share[FAR], '{:.2f}')}, at {ABOVE:g} times {estimate(share[ABOVE], '{:.2f}')}; test loss "
+        f"{loss.mean():.3f}, without that part {seen.mean():.3f}",
+        bool(Interval.of(share[FAR]).low > MOST and Interval.of(share[ABOVE]).high < 0),
+    )
+
+
+def _of_gates(frame, share, other):
+    """A share by seed and rate, the test loss far above, and another loss there; or why not."""
+    runs = ends_of_runs(frame)
+    if runs.empty or not {share, other} <= set(runs):
+        return unknown("nothing is recorded")
+    runs = runs[runs["learning_rate_ratio"].isin((NEAR, ABOVE, FAR)) & (runs["regime"] != "divergent")]
+    late = not_trained_out(runs)
+    if late:
+        return unknown(late)
+    table = runs.pivot_table(index="seed", columns="learning_rate_ratio", values=[share, "test_loss", other])
+    if not {(share, rate) for rate in (NEAR, ABOVE, FAR)} <= set(table) or len(table := table.dropna()) < FEWEST_SEEDS:
+        return unknown(f"{len(table)} seeds are recorded at all rates")
+    return table[share], table["test_loss"][FAR], table[other][FAR]
+
+
 def sharper_is_worse(frame: pd.DataFrame) -> Finding:
     """Whether the quadratic model's failure far above critical grows from Swish to ReLU."""
+    ratios = _far_over_near(frame)
+    if isinstance(ratios, Finding):
+        return ratios
+    ranks, apart = ratios.apply(rank_correlation, axis=1), ratios[np.inf] - ratios[1.0]
+    listed = ", ".join(f"{np.exp(mean):.2f} ({s:g})" for s, mean in ratios.mean().items())
+    return Finding(
+        f"test loss at {FAR:g} over that at {NEAR:g} times critical, geometric mean: {listed}; rank correlation "
+        f"{estimate(ranks, '{:.2f}')}",
+        bool(Interval.of(ranks).low > 0 and Interval.of(apart).low > 0),
+    )
+
+
+def smooth_ones_fail(frame: pd.DataFrame) -> Finding:
+    """Whether the quadratic model fails far above critical with a smooth activation, so without any jump."""
+    ratios = _far_over_near(frame)
+    if isinstance(ratios, Finding):
+        return ratios
+    return Finding(
+        f"sharpness {SMOOTH:g}: test loss times {estimate(np.exp(ratios[SMOOTH]), '{:.2f}')}; ReLU's "
+        f"{np.exp(ratios[np.inf]).mean():.2f}",
+        bool(Interval.of(ratios[SMOOTH]).low > np.log(WORSE)),
+    )
+
+
+def _far_over_near(frame):
+    """The logarithm of the quadratic model's test losses far above critical over below, by seed and sharpness."""
     runs = ends_of_runs(frame)
     if runs.empty:
         return unknown("nothing is recorded")
     runs = with_sharpness(runs)
-    runs = runs[runs["learning_rate_ratio"].isin((NEAR, FAR))]
-    late = not_trained_out(runs[runs["model"] == "f_quad"])
+    runs = runs[runs["learning_rate_ratio"].isin((NEAR, FAR)) & (runs["model"] == "f_quad")]
+    late = not_trained_out(runs)
     if late:
         return unknown(late)
-    tables = {}
-    for model, rows in runs.groupby("model"):
-        # A run that diverges has no test loss, and is worse than any.
-        losses = rows["test_loss"].where(rows["regime"] != "divergent", np.inf)
-        table = rows.assign(test_loss=losses).pivot_table(
-            index="seed", columns=["learning_rate_ratio", "sharpness"], values="test_loss"
-        )
-        if not {(rate, s) for rate in (NEAR, FAR) for s in SHARPNESS} <= set(table) or len(table) < FEWEST_SEEDS:
-            return unknown(f"{len(table)} seeds of {model} are recorded, or not all activations")
-        tables[model] = np.log(table[FAR] / table[NEAR])
-    ratios = tables["f_quad"]
-    ranks, apart = ratios.apply(rank_correlation, axis=1), ratios[np.inf] - ratios[1.0]
-    listed = ", ".join(f"{np.exp(mean):.2f} ({s:g})" for s, mean in ratios.median().items())
-    return Finding(
-        f"test loss at {FAR:g} over that at {NEAR:g} times critical, median: {listed}; rank correlation "
-        f"{estimate(ranks, '{:.2f}')}; the network's {np.exp(tables['f'][np.inf].median()):.2f} (inf)",
-        bool(Interval.of(ranks).low > 0 and np.isfinite(apart).all() and Interval.of(apart).low > 0),
-    )
+    table = runs.pivot_table(index="seed", columns=["learning_rate_ratio", "sharpness"], values="test_loss")
+    wanted = {(rate, sharpness) for rate in (NEAR, FAR) for sharpness in SHARPNESS}
+    if not wanted <= set(table) or len(table := table.dropna()) < FEWEST_SEEDS:
+        return unknown(f"{len(table)} seeds are recorded, or not all activations")
+    if (runs["regime"] == "divergent").any():
+        return unknown(f"{(runs['regime'] == 'divergent').sum()} runs diverge")
+    return np.log(table[FAR] / table[NEAR])
 
 
 def with_sharpness(runs: pd.DataFrame) -> pd.DataFrame:

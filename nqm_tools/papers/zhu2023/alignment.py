@@ -18,7 +18,7 @@ DIRECTIONS, SHARE = 5, 0.95
 SETTINGS = ("key", "model", "learning_rate", "learning_rate_ratio", "critical_learning_rate", "seed", "regime")
 SETTINGS += ("catapults", "batch_size", "activation", "width", "optimizer", "momentum", "sharpness", "spectrum")
 ENDS = ("lambda_1", "train_loss", "test_loss", "agop_alignment", "test_accuracy", "energy", "change_energy")
-ENDS += ("gates_share", "moving_test_loss", "flipped_gates")
+ENDS += ("moving_share", "moving_test_loss", "blurred_test_loss", "seen_test_loss", "unseen_share")
 # The columns in which a run has got better, and the sign of better.
 BETTER = {"agop_alignment": 1, "test_loss": -1}
 
