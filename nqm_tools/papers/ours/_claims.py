@@ -429,6 +429,29 @@ def _features():
             status="observed",
             where=("features.feature_correlation", "features.neural_feature_matrix"),
         )
+    for depth, layer in ((2, 1), (3, 1), (3, 2)):
+        yield Claim(
+            "features",
+            f"neural feature ansatz from a small start, {depth} layers, layer {layer}",
+            "features_ansatz_scales",
+            "from a start of standard deviation 0.1 it holds in every layer",
+            f"Pearson correlation of W^T W with the AGOP after training above {ansatz.HIGH:g}, and above that at the "
+            f"start, by the 95 % intervals over {seeds}",
+            feature_settings.at_each("hidden_variance", (0.01,), ansatz.correlates(depth, f"weights_{layer}")),
+            status="observed",
+            where=("14", "features.feature_correlation"),
+        )
+    for layer in (1, 2):
+        yield Claim(
+            "features",
+            f"neural feature ansatz from small starts, 3 layers, layer {layer}: power",
+            "features_ansatz_scales",
+            "the weights of three layers correlate with the third root of the AGOP more than with its root",
+            f"starts of standard deviation 0.1 and 0.3, each: 95 % interval of the difference over {seeds} above 0",
+            feature_settings.at_each("hidden_variance", (0.01, 0.09), ansatz.inverse_depth_is_better(3, layer)),
+            status="observed",
+            where=("14", "features.feature_correlation"),
+        )
     for n, d in machines.SIZES:
         yield Claim(
             "features",
