@@ -28,25 +28,26 @@ def frame(rows):
 
 
 def with_noise(quiet=0.29, loud=0.2, loudest=0.8, spikes=0, seeds=SEEDS, left=1e-6):
-    batch = {"batch_critical_ratio": loudest}
     rows = [run(seed, rate, 0.3) for seed in seeds for rate in (0.5, 0.9)]
-    rows += [run(seed, 0.075, quiet, batch_size=1, left=left, **batch | {"catapults": spikes}) for seed in seeds]
-    rows += [run(seed, 0.6, loud, batch_size=8, catapults=20, batch_critical_ratio=1.5) for seed in seeds]
+    single = {"batch_size": 1, "worst_batch_ratio": loudest, "catapults": spikes}
+    rows += [run(seed, 0.06, quiet, left=left, **single) for seed in seeds]
+    rows += [run(seed, 0.48, loud, batch_size=8, catapults=20, worst_batch_ratio=6.0) for seed in seeds]
     return frame(rows)
 
 
-def test_noise_alone_has_little_of_the_gain():
-    rule = causes.noise("f")
-    assert rule(with_noise()).holds is True
-    assert rule(with_noise(quiet=0.24)).holds is False, "noise alone gains"
-    assert rule(with_noise(loudest=1.1)).holds is False, "a batch exceeds its own critical rate"
-    assert rule(with_noise(spikes=1)).holds is False
-    assert rule(with_noise(loud=0.3)).holds is False, "nothing is gained"
-    assert rule(with_noise(seeds=range(4))).holds is None
-    assert rule(with_noise(left=0.1)).holds is None
-    assert rule(with_noise().query("batch_size != 1")).holds is None
-    assert causes.noise("f_quad")(with_noise()).holds is None
-    assert rule(pd.DataFrame()).holds is None
+def test_noise_alone_has_little_of_the_gain_or_enough_of_it():
+    little, enough = causes.noise_gains_little, causes.noise_is_enough
+    assert (little(with_noise()).holds, enough(with_noise()).holds) == (True, False)
+    assert (little(with_noise(quiet=0.21)).holds, enough(with_noise(quiet=0.21)).holds) == (False, True)
+    assert little(with_noise(spikes=1)).holds is False
+    for rule, quiet in ((little, 0.29), (enough, 0.21)):
+        assert rule(with_noise(quiet, loudest=1.1)).holds is False, "a batch exceeds its own critical rate"
+        assert rule(with_noise(quiet, loud=0.3)).holds is False, "nothing is gained"
+        assert rule(with_noise(quiet, seeds=range(4))).holds is None
+        assert rule(with_noise(quiet, left=0.1)).holds is None
+        assert rule(with_noise(quiet).query("batch_size != 1")).holds is None
+        assert rule(with_noise(quiet).assign(model="f_quad")).holds is None
+        assert rule(pd.DataFrame()).holds is None
 
 
 def raised(losses=(0.3, 0.26, 0.23, 0.2, 0.18), aligned=(0.95, 0.96, 0.965, 0.97, 0.975), seeds=SEEDS, **more):

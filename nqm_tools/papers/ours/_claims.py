@@ -474,18 +474,29 @@ def _feature_causes():
     for panel, sweep, statement, rule, check, beside, notebook in (
         *(
             (
-                f"mini-batches, ReLU, {name}: noise",
+                "mini-batches, ReLU, network: noise",
                 "features_noise",
-                "noise of the same size without catapults has less than a quarter of the gain of batches with them",
+                statement,
                 f"single examples at {quiet[0]:g} times the critical rate against batches of {loud[1]} at {loud[0]:g}, "
-                f"so that rate over batch is the same, trained out, over {seeds}: no recorded step of single examples "
-                "above their own critical rate, no catapult, and a gain over gradient descent below "
-                f"{100 * feature_causes.SMALL_SHARE:.0f} %, by the 95 % interval",
-                feature_causes.noise(model),
+                f"so that rate over size is the same, trained out, over {seeds}: no single example above its own "
+                f"critical rate in any recorded step, and by the 95 % interval {rule}",
+                check,
                 ("features_gd",),
                 "13",
             )
-            for name, model in both
+            for statement, rule, check in (
+                (
+                    "noise of the same size without catapults has less than a quarter of the gain of batches with them",
+                    "no catapult, and a gain over gradient descent below "
+                    f"{100 * feature_causes.LITTLE:.0f} % of that of the batches",
+                    feature_causes.noise_gains_little,
+                ),
+                (
+                    "noise of the same size gains at least half as much where no batch exceeds its own critical rate",
+                    f"a gain over gradient descent above {100 * feature_causes.ENOUGH:.0f} % of that of the batches",
+                    feature_causes.noise_is_enough,
+                ),
+            )
         ),
         *(
             (

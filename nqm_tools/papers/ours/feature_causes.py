@@ -8,12 +8,11 @@ import pandas as pd
 from nqm_tools.papers._rules import FEWEST_SEEDS, Check, Finding, Interval, estimate, unknown
 from nqm_tools.papers.zhu2023.alignment import ABOVE, BELOW, TRAINED, ends_of_runs, not_trained_out, rank_correlation
 
-# Batches whose noise in a step, rate over size, is the same: (rate over the critical one of gradient descent, size). At
+# (Rate over the critical one of gradient descent, size of batches), with the same noise in a step: rate over size. At
 # the first no batch exceeds its own critical rate.
-SAME_NOISE = ((0.075, 1), (0.15, 2), (0.3, 4), (0.6, 8))
-QUIET, LOUD = SAME_NOISE[0], SAME_NOISE[-1]
-# So much of the gain is little.
-SMALL_SHARE = 0.25
+QUIET, LOUD = (0.06, 1), (0.48, 8)
+# So much of the gain is little, and so much is enough.
+LITTLE, ENOUGH = 0.25, 0.5
 RAISES = ("not_raised", "raised_once", "raised_twice", "raised_3_times", "raised_4_times")
 # Rates far above critical and below; most of an error, and little of it; a failure is so many times the error below.
 FAR, NEAR, MOST, FEW, WORSE = 1.8, 0.9, 0.5, 0.2, 1.5
@@ -23,44 +22,52 @@ SHARPNESS, SMOOTH = (1.0, 2.0, 4.0, 8.0, 16.0, np.inf), 4.0
 FEWEST_OPTIMIZERS, FEWEST_RUNS = 4, 8
 
 
-def noise(model: str) -> Check:
+def noise_gains_little(frame: pd.DataFrame) -> Finding:
     """Whether noise as large as that of batches with catapults, but without any, has little of their gain."""
+    found = _noise(frame)
+    if isinstance(found, Finding):
+        return found
+    gains, counts, loudest, measured = found
+    little = Interval.of(gains[QUIET] - LITTLE * gains[LOUD]).high < 0
+    return Finding(measured, bool(loudest < 1 and not counts.any() and Interval.of(gains[LOUD]).low > 0 and little))
 
-    def check(frame):
-        runs = ends_of_runs(frame)
-        if len(runs):
-            runs = runs[runs["model"] == model]
-        if runs.empty or "batch_size" not in runs:
-            return unknown(f"{model} is not recorded")
-        quiet_rows = frame[_at(frame, *QUIET) & (frame["model"] == model)]
-        loudest = quiet_rows["batch_critical_ratio"].max()
-        settings = {place: runs[_at(runs, *place)].set_index("seed") for place in (QUIET, LOUD)}
-        descent = runs[runs["batch_size"].isna() & runs["learning_rate_ratio"].isin(BELOW[1:])]
-        late = not_trained_out(pd.concat([*settings.values(), descent]))
-        if late:
-            return unknown(late)
-        descent = descent[descent["regime"] == "monotone"].groupby("seed")["test_loss"].min()
-        quiet, loud = (settings[place]["test_loss"] for place in (QUIET, LOUD))
-        seeds = descent.index.intersection(quiet.dropna().index).intersection(loud.dropna().index)
-        if len(seeds) < FEWEST_SEEDS:
-            return unknown(f"{len(seeds)} seeds are recorded in all three ways")
-        descent, quiet, loud = descent[seeds], quiet[seeds], loud[seeds]
-        counts = [settings[place].loc[seeds, "catapults"] for place in (QUIET, LOUD)]
-        less = (descent - quiet) - SMALL_SHARE * (descent - loud)
-        return Finding(
-            f"test loss {descent.mean():.3f} (gradient descent), {loud.mean():.3f} (batches of {LOUD[1]}, "
-            f"{counts[1].mean():.0f} catapults), {quiet.mean():.3f} (single examples, {counts[0].sum():.0f} catapults, "
-            f"at most {loudest:.2f} times their own critical rates): lower than gradient descent's by "
-            f"{estimate(descent - loud, '{:.3f}')} and {estimate(descent - quiet, '{:.3f}')}",
-            bool(
-                loudest < 1
-                and counts[0].sum() == 0
-                and Interval.of(descent - loud).low > 0
-                and Interval.of(less).high < 0
-            ),
-        )
 
-    return check
+def noise_is_enough(frame: pd.DataFrame) -> Finding:
+    """Whether noise as large has much of their gain, with no batch above its own critical rate."""
+    found = _noise(frame)
+    if isinstance(found, Finding):
+        return found
+    gains, _, loudest, measured = found
+    enough = Interval.of(gains[QUIET] - ENOUGH * gains[LOUD]).low > 0
+    return Finding(measured, bool(loudest < 1 and Interval.of(gains[LOUD]).low > 0 and enough))
+
+
+def _noise(frame):
+    """By how much test losses are lower than gradient descent's, and what else there is to say; or why not."""
+    runs = ends_of_runs(frame)
+    if runs.empty or "batch_size" not in runs:
+        return unknown("nothing is recorded")
+    frame, runs = (table[table["model"] == "f"] for table in (frame, runs))
+    settings = {place: runs[_at(runs, *place)].set_index("seed") for place in (QUIET, LOUD)}
+    descent = runs[runs["batch_size"].isna() & runs["learning_rate_ratio"].isin(BELOW[1:])]
+    late = not_trained_out(pd.concat([*settings.values(), descent]))
+    if late:
+        return unknown(late)
+    descent = descent[descent["regime"] == "monotone"].groupby("seed")["test_loss"].min()
+    table = pd.DataFrame({place: settings[place]["test_loss"] for place in settings} | {"descent": descent}).dropna()
+    if len(table) < FEWEST_SEEDS:
+        return unknown(f"{len(table)} seeds are recorded in all three ways")
+    gains = {place: table["descent"] - table[place] for place in settings}
+    counts = {place: settings[place].loc[table.index, "catapults"] for place in settings}
+    loudest = frame.loc[_at(frame, *QUIET), "worst_batch_ratio"].max()
+    return (
+        gains,
+        counts[QUIET],
+        loudest,
+        f"lower than gradient descent's {table['descent'].mean():.3f} by {estimate(gains[LOUD], '{:.3f}')} with "
+        f"batches of {LOUD[1]} ({counts[LOUD].mean():.0f} catapults), by {estimate(gains[QUIET], '{:.3f}')} with single "
+        f"examples ({counts[QUIET].mean():.0f} catapults; at most {loudest:.2f} times their own critical rates)",
+    )
 
 
 def _at(runs, rate, size):
