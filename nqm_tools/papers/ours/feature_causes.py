@@ -60,14 +60,13 @@ def _noise(frame):
     gains = {place: table["descent"] - table[place] for place in settings}
     counts = {place: settings[place].loc[table.index, "catapults"] for place in settings}
     loudest = frame.loc[_at(frame, *QUIET), "worst_batch_ratio"].max()
-    return (
-        gains,
-        counts[QUIET],
-        loudest,
-        f"lower than gradient descent's {table['descent'].mean():.3f} by {estimate(gains[LOUD], '{:.3f}')} with "
-        f"batches of {LOUD[1]} ({counts[LOUD].mean():.0f} catapults), by {estimate(gains[QUIET], '{:.3f}')} with single "
-        f"examples ({counts[QUIET].mean():.0f} catapults; at most {loudest:.2f} times their own critical rates)",
+    loud, quiet = (estimate(gains[place], "{:.3f}") for place in (LOUD, QUIET))
+    measured = (
+        f"lower than gradient descent's {table['descent'].mean():.3f} by {loud} with batches of {LOUD[1]} "
+        f"({counts[LOUD].mean():.0f} catapults), by {quiet} with single examples ({counts[QUIET].mean():.0f} catapults; "
+        f"at most {loudest:.2f} times their own critical rates)"
     )
+    return gains, counts[QUIET], loudest, measured
 
 
 def _at(runs, rate, size):
