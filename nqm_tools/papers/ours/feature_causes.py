@@ -62,9 +62,9 @@ def _noise(frame):
     loudest = frame.loc[_at(frame, *QUIET), "worst_batch_ratio"].max()
     loud, quiet = (estimate(gains[place], "{:.3f}") for place in (LOUD, QUIET))
     measured = (
-        f"lower than gradient descent's {table['descent'].mean():.3f} by {loud} with batches of {LOUD[1]} "
-        f"({counts[LOUD].mean():.0f} catapults), by {quiet} with single examples ({counts[QUIET].mean():.0f} catapults; "
-        f"at most {loudest:.2f} times their own critical rates)"
+        f"lower than gradient descent's {table['descent'].mean():.3f} by {loud} with batches of "
+        f"{LOUD[1]} ({counts[LOUD].mean():.0f} catapults), by {quiet} with single examples "
+        f"({counts[QUIET].mean():.0f} catapults; at most {loudest:.2f} times their own critical rates)"
     )
     return gains, counts[QUIET], loudest, measured
 
