@@ -629,28 +629,22 @@ def _feature_settings():
                 feature_settings.rises(model, "energy", "{:.3f}"),
                 (),
             ),
-            *(
-                claim
-                for data, images in (("MNIST 4 and 9", "features_mnist"), ("CIFAR-2", "features_cifar2"))
-                for claim in (
-                    (
-                        f"{data}, FC, {name}",
-                        images,
-                        "a catapult raises the alignment with that of a machine that knows far more examples, and "
-                        "lowers the test loss",
-                        f"trained out, {below}: both 95 % intervals lie above 0",
-                        gains,
-                        (),
-                    ),
-                    (
-                        f"{data}, FC, {name}: accuracy",
-                        images,
-                        "a catapult raises the test accuracy",
-                        f"{below}: the 95 % interval of the difference lies above 0",
-                        feature_settings.rises(model, "test_accuracy", "{:.1f} %", times=100),
-                        (),
-                    ),
-                )
+            (
+                f"MNIST 4 and 9, FC, {name}",
+                "features_mnist",
+                "a catapult raises the alignment with that of a machine that knows far more examples, and lowers the "
+                "test loss",
+                f"trained out, {below}: both 95 % intervals lie above 0",
+                gains,
+                (),
+            ),
+            (
+                f"MNIST 4 and 9, FC, {name}: accuracy",
+                "features_mnist",
+                "a catapult raises the test accuracy",
+                f"{below}: the 95 % interval of the difference lies above 0",
+                feature_settings.rises(model, "test_accuracy", "{:.1f} %", times=100),
+                (),
             ),
         ):
             where = ("13", "features.agop_alignment")
