@@ -238,8 +238,8 @@ PARTS = {
     "features": Part(
         "The average gradient outer product of a two-layer network, against a gradient step on the same examples"
         " (*steps an output*: how many of them for each output). *A large one* is for its process's memory. *A"
-        " recursive feature machine* is in float64, its plain kernel machine one solve. *A run* is a call of"
-        " `nqm.train`; the alignment is recorded every 10 steps.",
+        " recursive feature machine* is in float64, its plain kernel machine one solve. *A run*, compile"
+        " excluded, records the alignment every 10 steps or nothing.",
         _features,
     ),
 }

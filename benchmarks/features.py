@@ -8,6 +8,8 @@ import numpy as np
 
 import nqm_tools as nqm
 from benchmarks.measure import repeated, timed
+from benchmarks.training import run_side_by_side
+from nqm_tools.training import Method, prepare
 
 
 def measure(case):
@@ -54,15 +56,15 @@ def _machine(case):
 
 
 def _recording(case):
-    """A run without records, and one that records the alignment over the test inputs."""
+    """A run without records, and one that records the alignment over the test inputs; compile excluded."""
     data = nqm.datasets.multi_index("x1x2", case["d"], n_train=case["n"], n_test=case["n_test"], seed=0)
     net, params, _ = _network(case["width"], case["n"], case["d"], 1)
     rate = nqm.critical_learning_rate(nqm.empirical_ntk(net, params, data.x_train)) / 2
-    for model in (net, nqm.quadraticize(net, params)):
+    for name, model in (("f", net), ("f_quad", nqm.quadraticize(net, params))):
         for record in ((), ("agop_alignment",)):
-            settings = {"learning_rate": rate, "steps": case["steps"], "params": params, "record_every": 10}
-            run = functools.partial(nqm.train, model, data, record=record, **settings)
+            method = Method(case["steps"], record=record, record_every=10)
+            ready = prepare(model, data, method, params=params)
+            run = functools.partial(run_side_by_side, ready, [rate], method)
             timed(run)
-            name = "f" if model is net else "f_quad"
             row = {"problem": f"n = {case['n']}, {case['n_test']} test inputs", "model": name, "steps": case["steps"]}
             yield "A run", row | {"recorded": record[0] if record else "nothing", "run": repeated(run)}
