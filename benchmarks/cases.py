@@ -151,6 +151,23 @@ def _phases(quick):
     return [{"title": title, "widths": widths, "seeds": seeds, "rates": rates, "steps": 10, "n": 128, "c": [1.8, 4.0]}]
 
 
+def _features(quick):
+    if quick:
+        sizes, d, examples, large = [(16, 5, 1), (16, 5, 2)], 5, (30, 60), {"n": 40, "d": 30, "width": 16}
+    else:
+        sizes = [(256, 20, 1), (1024, 20, 1), (4096, 20, 1), (256, 100, 1), (256, 784, 1), (1000, 3072, 1)]
+        sizes += [(256, 20, 10), (256, 784, 10)]
+        d, examples, large = 50, (500, 1000, 2000, 3000), {"n": 10_000, "d": 3072, "width": 1024}
+    run = {"n": 16, "n_test": 16, "d": 5, "steps": 20, "width": 16}
+    run = run if quick else {"n": 256, "n_test": 1000, "d": 20, "steps": 500, "width": 512}
+    return [
+        {"title": "AGOP and gradient step", "kind": "agop", "width": large["width"], "sizes": sizes},
+        {"title": "a large AGOP", "kind": "alignment"} | large,
+        {"title": "recursive feature machine", "kind": "machine", "n": examples, "d": d, "iterations": 3},
+        {"title": "recording the alignment", "kind": "recording"} | run,
+    ]
+
+
 PARTS = {
     "steps": Part(
         "One step of gradient descent on all training examples, as `nqm.train` computes it and by `jax.grad`, by"
@@ -217,5 +234,12 @@ PARTS = {
         " with the sharpness and the loss on the segment from the start, compile included. *Products* are with the"
         " loss's Hessian; the start of each setting takes up to 306 more, once.",
         _phases,
+    ),
+    "features": Part(
+        "The average gradient outer product of a two-layer network, against a gradient step on the same examples"
+        " (*steps an output*: how many of them for each output). *A large one* is for its process's memory. *A"
+        " recursive feature machine* is in float64, its plain kernel machine one solve. *A run*, compile"
+        " excluded, records the alignment every 10 steps or nothing.",
+        _features,
     ),
 }

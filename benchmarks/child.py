@@ -26,7 +26,7 @@ def main(part, case, path):
 
 def _measure(part):
     # Here, so that this module is light until it is known what it is to do.
-    from benchmarks import general, growth, kernels, phases, steps, training
+    from benchmarks import features, general, growth, kernels, phases, steps, training
 
     return {
         "steps": steps.measure,
@@ -40,6 +40,7 @@ def _measure(part):
         "groups": growth.measure_groups,
         "general": general.measure,
         "phases": phases.measure,
+        "features": features.measure,
     }[part]
 
 

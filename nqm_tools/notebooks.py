@@ -36,6 +36,7 @@ READS = {
     "11": ("stochastic_edge*",),
     "12": ("phases_*", "beyond_*"),
     "13": ("features_*",),
+    "14": ("features_*",),
 }
 HERE = "*Your solution here.*"
 

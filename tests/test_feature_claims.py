@@ -245,6 +245,13 @@ def test_a_correlation_is_high_and_above_that_of_the_start():
         assert check(pd.DataFrame()).holds is None
 
 
+def test_the_inverse_depth_is_better_than_the_root():
+    rule = ansatz.inverse_depth_is_better(2, 1)
+    assert rule(trained().assign(weights_depth_1=lambda f: f["weights_root_1"] + 0.01)).holds is True
+    assert rule(trained().assign(weights_depth_1=lambda f: f["weights_root_1"] - 0.01)).holds is False
+    assert rule(trained()).holds is None
+
+
 @pytest.fixture
 def _fresh():
     machines.history.cache_clear()

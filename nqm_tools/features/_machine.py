@@ -213,7 +213,8 @@ def recursive_feature_machine(
     matrix, history = np.eye(x.shape[1]), []
     for iteration in range(iterations + 1):
         machine = RecursiveFeatureMachine(x, _solve(x, y, matrix, kernel, bandwidth, ridge), matrix, kernel, bandwidth)
-        row = {"iteration": iteration, "train_loss": _mse(machine(x), y)}
+        # (K + ridge I) alpha = y, so that the residual is -ridge alpha.
+        row = {"iteration": iteration, "train_loss": _mse(ridge * machine.coefficients, 0.0)}
         if test is not None:
             row["test_loss"] = _mse(machine(x_test), y_test)
         if reference is not None or iteration < iterations:
@@ -240,4 +241,4 @@ def _solve(x, y, matrix, kernel, bandwidth, ridge):
 
 
 def _mse(prediction, y):
-    return float(((prediction - y) ** 2).sum() / len(y))
+    return float(((prediction - y) ** 2).sum() / len(prediction))

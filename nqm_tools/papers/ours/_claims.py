@@ -11,7 +11,17 @@ from nqm_tools import dynamics
 from nqm_tools.papers._rules import FEWEST_SEEDS, Claim, Finding, Interval, estimated_percent, runs_of, unknown
 from nqm_tools.papers.agarwala2022 import sharpening
 from nqm_tools.papers.agarwala2024 import edge as batch_edge
-from nqm_tools.papers.ours import edge, errata, features, momentum, noise, own_networks, phase_diagram
+from nqm_tools.papers.ours import (
+    edge,
+    errata,
+    feature_causes,
+    feature_settings,
+    features,
+    momentum,
+    noise,
+    own_networks,
+    phase_diagram,
+)
 from nqm_tools.papers.radhakrishnan2022 import ansatz, machines
 from nqm_tools.papers.zhu2023 import alignment
 from nqm_tools.papers.zhu2024 import kernels, theorems
@@ -96,6 +106,8 @@ def claims() -> list[Claim]:
         ),
         *_edge_of_stability(),
         *_features(),
+        *_feature_causes(),
+        *_feature_settings(),
         Claim(
             "erratum 3",
             "figure 3",
@@ -417,6 +429,29 @@ def _features():
             status="observed",
             where=("features.feature_correlation", "features.neural_feature_matrix"),
         )
+    for depth, layer in ((2, 1), (3, 1), (3, 2)):
+        yield Claim(
+            "features",
+            f"neural feature ansatz from a small start, {depth} layers, layer {layer}",
+            "features_ansatz_scales",
+            "from a start of standard deviation 0.1 it holds in every layer",
+            f"Pearson correlation of W^T W with the AGOP after training above {ansatz.HIGH:g}, and above that at the "
+            f"start, by the 95 % intervals over {seeds}",
+            feature_settings.at_each("hidden_variance", (0.01,), ansatz.correlates(depth, f"weights_{layer}")),
+            status="observed",
+            where=("14", "features.feature_correlation"),
+        )
+    for layer in (1, 2):
+        yield Claim(
+            "features",
+            f"neural feature ansatz from small starts, 3 layers, layer {layer}: power",
+            "features_ansatz_scales",
+            "the weights of three layers correlate with the third root of the AGOP more than with its root",
+            f"starts of standard deviation 0.1 and 0.3, each: 95 % interval of the difference over {seeds} above 0",
+            feature_settings.at_each("hidden_variance", (0.01, 0.09), ansatz.inverse_depth_is_better(3, layer)),
+            status="observed",
+            where=("14", "features.feature_correlation"),
+        )
     for n, d in machines.SIZES:
         yield Claim(
             "features",
@@ -428,6 +463,192 @@ def _features():
             status="observed",
             where=("features.recursive_feature_machine",),
         )
+
+
+def _feature_causes():
+    """What of a catapult's gain is cause."""
+    seeds = f"{FEWEST_SEEDS} seeds or more"
+    both = (("network", "f"), ("quadratic model", "f_quad"))
+    quiet, loud = feature_causes.QUIET, feature_causes.LOUD
+    far = f"{feature_causes.FAR:g} times the critical rate"
+    for panel, sweep, statement, rule, check, beside, notebook in (
+        *(
+            (
+                "mini-batches, ReLU, network: noise",
+                "features_noise",
+                statement,
+                f"single examples at {quiet[0]:g} times the critical rate against batches of {loud[1]} at {loud[0]:g}, "
+                f"so that rate over size is the same, trained out, over {seeds}: no single example above its own "
+                f"critical rate in any recorded step, and by the 95 % interval {rule}",
+                check,
+                ("features_gd",),
+                "13",
+            )
+            for statement, rule, check in (
+                (
+                    "noise of the same size without catapults has less than a quarter of the gain of batches with them",
+                    "no catapult, and a gain over gradient descent below "
+                    f"{100 * feature_causes.LITTLE:.0f} % of that of the batches",
+                    feature_causes.noise_gains_little,
+                ),
+                (
+                    "noise of the same size gains at least half as much where no batch exceeds its own critical rate",
+                    f"a gain over gradient descent above {100 * feature_causes.ENOUGH:.0f} % of that of the batches",
+                    feature_causes.noise_is_enough,
+                ),
+            )
+        ),
+        *(
+            (
+                f"raised rates, ReLU, {name}: {what}",
+                "features_raises",
+                f"each further small raise of the rate ends with a {better}",
+                f"first raise to 1.09 times the critical rate, each further by 1.3, trained out, over {seeds}: the "
+                "95 % intervals of the rank correlation with the number of raises, 0 to 4, and of the difference of "
+                "four to one lie on the side of better",
+                feature_causes.raises(model, column, 0.95),
+                (),
+                "13",
+            )
+            for name, model in both
+            for what, better, column in (
+                ("alignment", "better alignment", "agop_alignment"),
+                ("test loss", "lower test loss", "test_loss"),
+            )
+        ),
+        *(
+            (
+                f"optimisers, ReLU: {what}",
+                "features_optimizers",
+                f"across optimisers a better alignment goes with a lower test loss, {of}",
+                "Adam, RMSprop, Adagrad, plain and heavy-ball gradient descent on batches of 16, trained out: the 95 % "
+                f"interval over {seeds} of the rank correlation of alignment and test loss lies below 0",
+                check,
+                (),
+                "13",
+            )
+            for what, of, check in (
+                ("all runs", "of runs at all rates", feature_causes.optimizers_agree),
+                ("tuned", "one run each, its rate chosen on the other seeds", feature_causes.tuned_optimizers_agree),
+            )
+        ),
+        (
+            "gradient descent, ReLU, quadratic model: gates that flip",
+            "features_gates",
+            "far above critical most of the quadratic model's test error lies where gates have flipped",
+            f"at {far}, trained out: the 95 % interval over {seeds} that do not diverge of the share of the squared "
+            "test error along the difference from the network at the same weights lies above "
+            f"{feature_causes.MOST:g}, and above the share at {feature_causes.NEAR:g} times",
+            feature_causes.moving_gates,
+            (),
+            "14",
+        ),
+        (
+            "gradient descent, ReLU, quadratic model: jumps",
+            "features_gates",
+            "little of that error is in the model's jumps",
+            f"at {far}, trained out, weights as they are: sigmoids in the place of the gates take away less than "
+            f"{100 * feature_causes.FEW:.0f} % of the test loss, by the 95 % interval over {seeds}",
+            feature_causes.jumps,
+            (),
+            "14",
+        ),
+        (
+            "gradient descent, ReLU, quadratic model: unseen",
+            "features_gates",
+            "most of that error is a part of the model that is zero on every training example, and that lowers the "
+            "test loss at smaller rates",
+            f"95 % interval over {seeds} of its share of the squared test error above {feature_causes.MOST:g} at "
+            f"{far}, below 0 at {alignment.ABOVE:g} times",
+            feature_causes.unseen,
+            (),
+            "14",
+        ),
+        *(
+            (
+                f"gradient descent, from Swish to ReLU, quadratic model{what}",
+                "features_sharpness",
+                statement,
+                f"h/(1 + exp(-s h)), s = 1 to 16 and ReLU, trained out, {seeds}, test loss at {feature_causes.FAR:g} "
+                f"over that at {feature_causes.NEAR:g} times the critical rate: by the 95 % interval {rule}",
+                check,
+                ("features_gd_swish", "features_gd"),
+                "14",
+            )
+            for what, statement, rule, check in (
+                (
+                    "",
+                    "the nearer a smooth activation is to ReLU, the more the quadratic model loses far above critical",
+                    "its rank correlation with s, and the difference of its logarithm between ReLU and Swish, lie "
+                    "above 0",
+                    feature_causes.sharper_is_worse,
+                ),
+                (
+                    ": smooth",
+                    "with a smooth activation, without any jump, it fails as well",
+                    f"it lies above {feature_causes.WORSE:g} at s = {feature_causes.SMOOTH:g}",
+                    feature_causes.smooth_ones_fail,
+                ),
+            )
+        ),
+    ):
+        where = (notebook, "features.agop_alignment")
+        yield Claim("features", panel, sweep, statement, rule, check, status="observed", beside=beside, where=where)
+
+
+def _feature_settings():
+    """Where a catapult gains: widths, spectra, tasks, images."""
+    seeds = f"{FEWEST_SEEDS} seeds or more"
+    best = "the best below without a catapult"
+    below = f"at {alignment.ABOVE:g} times the critical rate, paired over {seeds} with {best}"
+    both = (("network", "f"), ("quadratic model", "f_quad"))
+    for name, model in both:
+        gains = alignment.catapult_gains(model)
+        for panel, sweep, statement, rule, check, beside in (
+            (
+                f"widths, ReLU, {name}",
+                "features_widths",
+                "at widths from 128 to 1,024 a catapult raises the alignment, and lowers the test loss",
+                f"trained out, {below}: both 95 % intervals lie above 0 at each width",
+                feature_settings.at_each("width", feature_settings.WIDTHS, gains),
+                ("features_gd",),
+            ),
+            (
+                f"anisotropic inputs, ReLU, {name}",
+                "features_spectrum",
+                "with inputs of unequal variances, too, a catapult raises the alignment, and lowers the test loss",
+                f"variances in proportion to i^-0.5 and 1/i, trained out, {below}: both 95 % intervals lie above 0",
+                feature_settings.at_each("spectrum", feature_settings.SPECTRA, gains),
+                (),
+            ),
+            (
+                f"eight tasks, ReLU, {name}",
+                "features_tasks",
+                "a catapult raises the energy of the first layer in the subspace that eight tasks share",
+                f"4 of 20 inputs, {below}: the 95 % interval of the difference lies above 0",
+                feature_settings.rises(model, "energy", "{:.3f}"),
+                (),
+            ),
+            (
+                f"MNIST 4 and 9, FC, {name}",
+                "features_mnist",
+                "a catapult raises the alignment with that of a machine that knows far more examples, and lowers the "
+                "test loss",
+                f"trained out, {below}: both 95 % intervals lie above 0",
+                gains,
+                (),
+            ),
+            (
+                f"MNIST 4 and 9, FC, {name}: accuracy",
+                "features_mnist",
+                "a catapult raises the test accuracy",
+                f"{below}: the 95 % interval of the difference lies above 0",
+                feature_settings.rises(model, "test_accuracy", "{:.1f} %", times=100),
+                (),
+            ),
+        ):
+            where = ("13", "features.agop_alignment")
+            yield Claim("features", panel, sweep, statement, rule, check, status="observed", beside=beside, where=where)
 
 
 def peak_law(frame):

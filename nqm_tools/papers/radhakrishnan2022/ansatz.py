@@ -38,17 +38,27 @@ def correlates(depth: int, column: str, high: float = HIGH) -> Check:
 
 def root_is_better(depth: int, name: str, layer: int) -> Check:
     """Whether the root of the AGOP correlates more than the AGOP."""
+    return _is_better(depth, (f"{name}_{layer}", "the AGOP"), (f"{name}_root_{layer}", "its root"))
+
+
+def inverse_depth_is_better(depth: int, layer: int) -> Check:
+    """Whether the power 1/depth of the AGOP correlates more with the weights than its root."""
+    return _is_better(depth, (f"weights_root_{layer}", "the root"), (f"weights_depth_{layer}", f"the power 1/{depth}"))
+
+
+def _is_better(depth, one, other):
+    columns = one[0], other[0]
 
     def check(frame):
-        columns = f"{name}_{layer}", f"{name}_root_{layer}"
         if frame.empty or not set(columns) <= set(frame):
             return unknown("nothing is recorded")
-        whole, root = (at_both_ends(frame, depth, column)["last"].dropna() for column in columns)
-        if len(whole) < FEWEST_SEEDS:
-            return unknown(f"{len(whole)} seeds are recorded, {FEWEST_SEEDS} are needed")
+        before, after = (at_both_ends(frame, depth, column)["last"].dropna() for column in columns)
+        if len(before) < FEWEST_SEEDS:
+            return unknown(f"{len(before)} seeds are recorded, {FEWEST_SEEDS} are needed")
         return Finding(
-            f"{whole.mean():.3f} with the AGOP, {root.mean():.3f} with its root: {estimate(root - whole, '{:+.3f}')}",
-            bool(Interval.of(root - whole).low > 0),
+            f"{before.mean():.3f} with {one[1]}, {after.mean():.3f} with {other[1]}: "
+            f"{estimate(after - before, '{:+.3f}')}",
+            bool(Interval.of(after - before).low > 0),
         )
 
     return check

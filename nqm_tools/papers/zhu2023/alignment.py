@@ -14,6 +14,11 @@ WHOLE, BATCHES = 256, (32, 16, 8, 4)
 TRAINED = 5e-4
 # Of a spike, so much along so many eigenvectors.
 DIRECTIONS, SHARE = 5, 0.95
+# The settings by which runs are told apart, and what is read where they end.
+SETTINGS = ("key", "model", "learning_rate", "learning_rate_ratio", "critical_learning_rate", "seed", "regime")
+SETTINGS += ("catapults", "batch_size", "activation", "width", "optimizer", "momentum", "sharpness", "spectrum")
+ENDS = ("lambda_1", "train_loss", "test_loss", "agop_alignment", "test_accuracy", "energy", "change_energy")
+ENDS += ("moving_share", "moving_test_loss", "blurred_test_loss", "seen_test_loss", "unseen_share")
 # The columns in which a run has got better, and the sign of better.
 BETTER = {"agop_alignment": 1, "test_loss": -1}
 
@@ -22,9 +27,8 @@ def ends_of_runs(frame: pd.DataFrame) -> pd.DataFrame:
     """A row a run: its settings, regime and catapults, and what was recorded first and last."""
     if frame.empty:
         return frame
-    columns = ["lambda_1", "train_loss", "test_loss", "agop_alignment"]
-    known = ["key", "model", "learning_rate_ratio", "seed", "regime", "catapults", "batch_size", "activation"]
-    known = [name for name in known if name in frame]
+    columns = [name for name in ENDS if name in frame]
+    known = [name for name in SETTINGS if name in frame]
     rows = frame.sort_values("step").groupby("key")
     last = rows[columns].last()
     last["fall"] = last["lambda_1"] / rows["lambda_1"].first()
@@ -197,7 +201,7 @@ def smaller_batches(model: str, column: str) -> Check:
             return table
         sign = BETTER.get(column, 1)
         more = sign * (table[min(BATCHES)] - table[WHOLE])
-        ranks = sign * table.apply(_rank_correlation, axis=1)
+        ranks = sign * table.apply(rank_correlation, axis=1)
         form = "{:.0f}" if column == "catapults" else "{:.3f}"
         means = ", ".join(f"{form.format(mean)} ({size:g})" for size, mean in table.mean().items())
         return Finding(
@@ -208,8 +212,8 @@ def smaller_batches(model: str, column: str) -> Check:
     return check
 
 
-def _rank_correlation(values):
-    """Spearman's, with the order in which they come; 0 where they are all the same."""
+def rank_correlation(values: pd.Series) -> float:
+    """Spearman's, of numbers with the order in which they come; 0 where they are all the same."""
     ranks, order = values.rank().to_numpy(), np.arange(len(values))
     ranks, order = ranks - ranks.mean(), order - order.mean()
     return ranks @ order / np.sqrt(ranks @ ranks * (order @ order)) if ranks.any() else 0.0
