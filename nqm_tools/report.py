@@ -189,7 +189,7 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def readme_table(frame: pd.DataFrame) -> str:
-    r"""What the repository's README quotes of the frame of :func:`claims`: the counts, and what does not hold.
+    r"""What the README quotes of the frame of :func:`claims`: the counts, and by panel what does not hold.
 
     Examples
     --------
@@ -202,7 +202,10 @@ def readme_table(frame: pd.DataFrame) -> str:
     '1 claim (1 hold).\n'
     """
     failed = frame[(frame["verdict"] == "does not hold") & (frame["kind"] == "claim")]
-    lines = [f"- {escape(f'{row.figure}, {row.panel}: {row.claim} ({row.measured})')}\n" for row in failed.itertuples()]
+    lines = []
+    for panel, rows in failed.groupby("panel", sort=False):
+        said = "; ".join(f"figure {row.figure}: {row.claim} ({row.measured})" for row in rows.itertuples())
+        lines.append(f"- {escape(f'{panel}, {said}')}\n")
     return headline(frame) + (" What does not hold:\n\n" + "".join(lines) if lines else "\n")
 
 

@@ -211,7 +211,8 @@ def test_what_a_store_says_is_shown_letter_by_letter(text):
     assert [one_line(cell) for cell in cells] == ["x", one_line(text), one_line(text), "2", "1", one_line(text)]
     row = {"figure": "4", "panel": text, "kind": "claim", "claim": "c", "measured": text, "verdict": "does not hold"}
     quoted = report.readme_table(pd.DataFrame([row, row]))
-    assert [one_line(item) for item in rendered(quoted)] == [one_line(f"4, {text}: c ({text})")] * 2
+    said = one_line(f"figure 4: c ({text})")
+    assert [one_line(item) for item in rendered(quoted)] == [one_line(f"{text}, {said}; {said}")]
 
 
 def test_an_output_or_a_quoting_file_that_must_stay_is_refused_before_anything_is_written(
