@@ -50,7 +50,8 @@ CURVES = {"best_test_loss": "test_loss", "best_test_accuracy": "test_accuracy"}
 
 def agreement(curves: pd.DataFrame) -> Finding:
     """Below the critical rate: how far apart the three models' best test losses are at the same rate and seed."""
-    runs = runs_of(curves)
+    # Of curves that come from no store, too, which have no keys.
+    runs = curves.drop_duplicates(["seed", "model", "learning_rate_ratio"])
     below = runs[(runs["learning_rate_ratio"] < 1) & runs["model"].isin(MODELS)]
     diverged = below[below["regime"] == "divergent"]
     if not diverged.empty:
@@ -87,7 +88,8 @@ def that_stay_below(curves: pd.DataFrame, models: Sequence[str]) -> tuple[pd.Dat
 
     Also what was left out, in words.
     """
-    runs = runs_of(curves)
+    # Of curves that come from no store, too, which have no keys.
+    runs = curves.drop_duplicates(["seed", "model", "learning_rate_ratio"])
     below = runs[(runs["learning_rate_ratio"] < 1) & (runs["regime"] != "divergent") & runs["model"].isin(models)]
     first = below.loc[below["regime"] != "monotone", "learning_rate_ratio"].min()
     beyond = below[below["learning_rate_ratio"] >= first]
