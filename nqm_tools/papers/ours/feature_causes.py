@@ -263,5 +263,7 @@ def _far_over_near(frame):
 
 def with_sharpness(runs: pd.DataFrame) -> pd.DataFrame:
     """Runs with the sharpness of Swish and ReLU, too."""
-    known = runs["activation"].map({"swish": 1.0, "relu": np.inf})
-    return runs.assign(sharpness=runs["sharpness"].fillna(known) if "sharpness" in runs else known)
+    # A store of one of the two kinds only does not have the other's column.
+    columns = runs.reindex(columns=["activation", "sharpness"])
+    known = columns["activation"].map({"swish": 1.0, "relu": np.inf}).astype(float)
+    return runs.assign(sharpness=columns["sharpness"].astype(float).fillna(known))
