@@ -208,7 +208,7 @@ PARTS = {
     ),
     "growth": Part(
         "How a step of `f_quad` in the span of the inputs grows with n and m, and what running side by side gains."
-        " `SMALL_STATE` in `nqm_tools/sweeps/_compute.py` is from here.",
+        " `SMALL_STATE` in `nqm_tools/training/_problem.py` is from here.",
         _growth,
     ),
     "groups": Part(

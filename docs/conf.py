@@ -95,7 +95,8 @@ def wait_for_katex():
                 return process, connection
             except (FileNotFoundError, ConnectionRefusedError):  # not yet
                 connection.close()
-                if time.monotonic() > until:
+                if process.poll() is not None or time.monotonic() > until:
+                    process.kill()
                     raise katex.KaTeXServer.timeout_error(timeout) from None
                 time.sleep(0.01)
 

@@ -219,3 +219,12 @@ def test_a_column_rises_over_the_best_run_below():
     assert rule(energies(regime="divergent")).holds is False
     assert rule(energies().drop(columns="energy")).holds is None
     assert rule(pd.DataFrame()).holds is None
+
+
+def test_stores_of_one_kind_of_activation_lack_the_others_column():
+    named = pd.DataFrame({"activation": ["swish", "relu"]})
+    sharpened = pd.DataFrame({"sharpness": [2.0, 4.0]})
+    assert causes.with_sharpness(named)["sharpness"].tolist() == [1.0, np.inf]
+    assert causes.with_sharpness(sharpened)["sharpness"].tolist() == [2.0, 4.0]
+    both = causes.with_sharpness(pd.concat([named, sharpened], ignore_index=True))
+    assert both["sharpness"].tolist() == [1.0, np.inf, 2.0, 4.0]

@@ -328,6 +328,21 @@ def test_a_gain_must_reach_what_is_asked_for_with_its_interval():
     assert "chosen on the test examples themselves" in found.measured
 
 
+def test_curves_that_come_from_no_store_have_no_keys():
+    """As a notebook has them that trains on the spot."""
+    curves = one_catapult_below(panel(AS_IN_THE_PAPER))
+    plain = curves.drop(columns=["key", "status"], errors="ignore")
+    assert "key" in curves
+    assert "key" not in plain
+    for model in ("f", "f_quad"):
+        found, expected = generalization.gains(plain, model), generalization.gains(curves, model)
+        np.testing.assert_array_equal(found.blind, expected.blind)
+        assert found.left_out == expected.left_out
+    _, left_out = generalization.that_stay_below(plain, ("f", "f_quad", "f_lin"))
+    assert left_out
+    assert len(generalization.best_by_rate(plain.drop_duplicates(["seed", "model", "learning_rate_ratio"]), "f"))
+
+
 def test_one_test_example_is_not_a_gain():
     rule = generalization.gain("f", column="best_test_accuracy")
     curves = panel(AS_IN_THE_PAPER)
