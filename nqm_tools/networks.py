@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Real
 from neural_tangents import stax
 
+from nqm_tools._random import rademacher
 from nqm_tools._types import Function, Inputs, Outputs
 from nqm_tools._validation import InputError, check_choice, check_number, check_rate, check_whole
 
@@ -424,7 +425,7 @@ def _network(triple, depth, readout_init, check_input, architecture, hidden_vari
             params = [*jax.tree.map(lambda w: math.sqrt(hidden_variance) * w, params[:-1]), params[-1]]
         readout = params[-1][0]
         if readout_init == "sign":
-            signs = jax.random.rademacher(key_sign, readout.shape, readout.dtype)
+            signs = rademacher(key_sign, readout.shape, readout.dtype)
             if isinstance(architecture, StandardFullyConnected):
                 signs = signs / math.sqrt(readout.shape[0])
             params[-1] = (signs, *params[-1][1:])

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, Real
 
+from nqm_tools._random import normal
 from nqm_tools._types import Inputs
 from nqm_tools._validation import (
     InputError,
@@ -84,7 +85,7 @@ class GeneralQuadraticModel(Model):
     def init(self, key: PRNGKeyArray, input_shape: tuple[int, ...]) -> Float[Array, " p"]:
         """Draw parameters (p,), standard normal."""
         phi, _ = jax.eval_shape(self.featurize, jax.ShapeDtypeStruct(input_shape, jnp.result_type(float)))
-        return jax.random.normal(key, phi.shape[1:])
+        return normal(key, phi.shape[1:])
 
     def featurize(self, x: Inputs) -> tuple[Float[Array, "n p"], Float[Array, "n p"] | Float[Array, "n p p"]]:
         phi, sigma = jnp.asarray(self.phi(x)), jnp.asarray(self.sigma(x))
