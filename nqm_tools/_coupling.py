@@ -50,15 +50,16 @@ def _is_coupled(model, params, x):
     narrow = jnp.result_type(*jax.tree.leaves(params)) == np.float32
     noise = _random_like(params)
     places = jax.tree.map(lambda leaf, noise: np.stack([leaf, np.asarray(leaf) + noise]), params, noise)
-    with jax.ensure_compile_time_eval():
-        apart = _couplings(model, places, x) if narrow else [math.nan, math.nan]
-        doubtful = [place for place, share in enumerate(apart) if not share <= SUSPICIOUS and not share > CERTAIN]
-        if doubtful:
-            chosen = jax.tree.map(lambda leaf: leaf[doubtful], places)
-            with jax.enable_x64(True):
-                apart += _couplings(*jax.tree.map(_in_float64, (model, chosen, x)))
-            return any(share > CERTAIN for share in apart[:2]) or any(share > COUPLED for share in apart[2:])
-        return any(share > CERTAIN for share in apart)
+    apart = _couplings(model, places, x) if narrow else [math.nan, math.nan]
+    doubtful = [place for place, share in enumerate(apart) if not share <= SUSPICIOUS and not share > CERTAIN]
+    if doubtful:
+        chosen = jax.tree.map(lambda leaf: leaf[doubtful], places)
+        with jax.enable_x64(True):
+            with jax.ensure_compile_time_eval():
+                wide = jax.tree.map(_in_float64, (model, chosen, x))
+            apart += _couplings(*wide)
+        return any(share > CERTAIN for share in apart[:2]) or any(share > COUPLED for share in apart[2:])
+    return any(share > CERTAIN for share in apart)
 
 
 def _couplings(model, places, x):
@@ -66,10 +67,13 @@ def _couplings(model, places, x):
 
     ``places`` are parameters with one more axis.
     """
-    found = Fresh(_gradients_apart)(model, places, x)
+    apart = Fresh(_gradients_apart)
+    apart.primitives(model, places, x)  # which traces it; below, all in it that is constant would run by itself
+    with jax.ensure_compile_time_eval():
+        found = apart(model, places, x)
     if any(isinstance(numbers, jax.core.Tracer) for numbers in found):
         return [0.0] * len(found[0])  # the function reads what is being traced
-    return [_share(*map(float, numbers)) for numbers in zip(*found, strict=True)]
+    return [_share(*map(float, numbers)) for numbers in zip(*map(np.asarray, found), strict=True)]
 
 
 def _share(apart, together, each):

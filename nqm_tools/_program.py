@@ -133,8 +133,9 @@ def _read(closed):
     """A traced program as a :class:`_Part`, all constants in it, and the names of its operations."""
     reading = _Reading()
     part = reading.closed(closed)
-    # On the device once, not at each call.
-    constants = [value if _is_key(value) else jax.numpy.asarray(value) for value in reading.constants]
+    # On the device once, not at each call; also where the caller is being traced.
+    with jax.ensure_compile_time_eval():
+        constants = [value if _is_key(value) else jax.numpy.asarray(value) for value in reading.constants]
     return part, constants, frozenset(reading.primitives)
 
 

@@ -42,18 +42,16 @@ def radius(start):
     import pandas as pd
 
     f, params0, x = start.problem.model, start.params, start.problem.x
-    size = float(norm(params0))
+    size = _length(params0)
     distances = DISTANCES * (size if size > 0 else 1.0)
     along = Fresh(lambda params0, direction, distances, x: _along(f, params0, direction, distances, x))
     rows = []
     for i in range(DIRECTIONS):
         rng = np.random.default_rng(i)
-        direction = jax.tree.map(
-            lambda leaf, rng=rng: jnp.asarray(rng.standard_normal(leaf.shape), leaf.dtype), params0
-        )
-        length = float(norm(direction))
+        direction = jax.tree.map(lambda leaf, rng=rng: rng.standard_normal(leaf.shape).astype(leaf.dtype), params0)
+        length = _length(direction)
         direction = jax.tree.map(lambda leaf, length=length: leaf / length, direction)
-        shares = along(params0, direction, jnp.asarray(distances, start.problem.y.dtype), x)
+        shares = along(params0, direction, distances.astype(start.problem.y.dtype), x)
         for model, values in zip(("f_lin", "f_quad"), shares, strict=True):
             distance = _crossing(distances, np.asarray(values, dtype=float))
             rows.append(
@@ -168,3 +166,8 @@ def exponents(frame):
 
 def norm(tree):
     return jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(tree)))
+
+
+def _length(tree):
+    """The norm, outside JAX, which would compile it leaf by leaf."""
+    return math.sqrt(sum(np.square(leaf, dtype=float).sum() for leaf in jax.tree.leaves(tree)))

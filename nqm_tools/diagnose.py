@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 import re
 import sys
@@ -31,13 +32,13 @@ from nqm_tools.training import (
     Method,
     Problem,
     critical_rate,
-    max_stable_learning_rate,
     prepare,
     train_rates,
     whole,
 )
 from nqm_tools.training._loop import Bar
 from nqm_tools.training._problem import starting_point
+from nqm_tools.training._stable import stable_bracket
 
 __all__ = ["Diagnosis", "diagnose"]
 
@@ -308,7 +309,7 @@ def _trained(problem, method, rate):
 def _recorded(start, models):
     """What is written down along the network's own run: the shares of its change that its Taylor models miss."""
     names = [f"missed_by_{name}" for name in models]
-    has_gates = bool(gates(start.problem.model, start.params, start.problem.x))
+    has_gates = jax.eval_shape(functools.partial(gates, start.problem.model), start.params, start.problem.x)
     return ("test_loss", "distance", *names, *(("flipped_gates",) if has_gates else ()))
 
 
@@ -345,8 +346,9 @@ def _runs(start, models, ratios, bar):
     import pandas as pd
 
     rows, curves, done = [], [], 0
+    # At the start Taylor models have the gradients of f.
+    first = _largest_eigenvalue(start.problem.model, start) if models else math.nan
     for name, ready in models.items():
-        first = _largest_eigenvalue(ready.problem.model, start)
         for ratio in ratios:
             run = _trained(ready.problem, ready.method, ratio * start.critical)
             done += ready.method.steps + 1
@@ -381,12 +383,14 @@ def _largest_rates(start, models, steps, bar):
     import pandas as pd
 
     rows = []
-    for name in models:
-        model = start.f if name == "f" else MODELS[name](start.f, start.params)
-        arguments = {"steps": steps, "loss": start.loss, "momentum": start.momentum, "params": start.params}
-        found = max_stable_learning_rate(model, start.data, tolerance=TOLERANCE, **arguments)
+    for name, ready in models.items():
+        problem, method = ready.problem, ready.method
+        if name == "f":  # what is recorded of it costs more than another program
+            method = Method(steps, momentum=start.momentum, loss=start.loss, record=())
+            problem = prepare(start.f, start.data, method, params=start.params)
+        stable, unstable = stable_bracket(problem, method, start.critical, TOLERANCE)
         bar.advance(SEARCH * (steps + 1))
-        rows.append({"model": name, "converges": found.stable, "does_not": found.unstable})
+        rows.append({"model": name, "converges": stable, "does_not": unstable})
     frame = pd.DataFrame(rows, columns=["model", "converges", "does_not"])
     return frame.assign(
         converges_ratio=frame["converges"] / start.critical, does_not_ratio=frame["does_not"] / start.critical

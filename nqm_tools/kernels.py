@@ -178,7 +178,7 @@ def kernel_matrix(kernel: Float[ArrayLike, "n n"] | Float[ArrayLike, "n n k k"])
     if kernel.ndim == 2:
         return kernel
     n, _, k, _ = kernel.shape
-    return jnp.transpose(jnp.asarray(kernel), (0, 2, 1, 3)).reshape(n * k, n * k)
+    return kernel.transpose(0, 2, 1, 3).reshape(n * k, n * k)
 
 
 def top_eigenpairs(

@@ -15,7 +15,7 @@ from nqm_tools.datasets import Data
 from nqm_tools.expansions import LinearModel, QuadraticModel
 from nqm_tools.losses import LossLike
 from nqm_tools.networks import FullyConnected, architecture
-from nqm_tools.training._problem import Method, critical_rate, initial_kernel, prepare
+from nqm_tools.training._problem import Method, Problem, critical_rate, initial_kernel, prepare
 from nqm_tools.training._train import train_rates, whole
 
 # Bisection begins at this many times the critical rate; the paper's eta_max lies between one and two times.
@@ -108,6 +108,23 @@ def max_stable_learning_rate(
     critical = (1 + method.momentum) * critical_rate(problem)
     if not math.isfinite(critical):
         raise ValueError("the tangent kernel at the start is zero, so that nothing moves at any learning rate")
+    stable, unstable = stable_bracket(problem, method, critical, tolerance)
+    return StableLearningRate(stable, unstable, critical, _theory(problem, method, critical))
+
+
+def stable_bracket(problem: Problem, method: Method, critical: float, tolerance: float) -> tuple[float, float]:
+    """``stable`` and ``unstable`` of :func:`max_stable_learning_rate`, for a prepared problem.
+
+    Examples
+    --------
+    >>> import numpy as np, nqm_tools as nqm
+    >>> one = nqm.Data("one", np.ones((1, 1)), np.ones((1, 1)))
+    >>> method = Method(steps=50, loss="half_sum", record=())
+    >>> problem = prepare(nqm.linearize(lambda w, x: w * x, jax.numpy.zeros(1)), one, method)
+    >>> stable, unstable = stable_bracket(problem, method, 2.0, 0.01)
+    >>> 1.98 < stable <= 2 <= unstable < 2.02
+    True
+    """
 
     def is_stable(rate):
         (run,) = whole(train_rates(problem, [rate], method, progress=False, keep_params=False))
@@ -119,11 +136,11 @@ def max_stable_learning_rate(
     while is_stable(unstable):
         stable, unstable = unstable, 2 * unstable
         if unstable > MOST * critical:
-            return StableLearningRate(stable, math.inf, critical, _theory(problem, method, critical))
+            return stable, math.inf
     while unstable - stable > tolerance * stable:
         middle = (stable + unstable) / 2
         stable, unstable = (middle, unstable) if is_stable(middle) else (stable, middle)
-    return StableLearningRate(stable, unstable, critical, _theory(problem, method, critical))
+    return stable, unstable
 
 
 def _theory(problem, method, critical):
