@@ -14,6 +14,7 @@ SHARED = (
     "notebooks/GLOSSARY.md",
     "experiments/*.toml",
     "experiments/*.py",
+    "data/results/claims.csv",
     "data/results/*/*.parquet",
 )
 

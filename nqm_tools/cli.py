@@ -55,7 +55,7 @@ def _parser():
     report.add_argument(
         "--store", metavar="DIR", help="a folder with one store a sweep (else the recorded ones, data/results)"
     )
-    report.add_argument("--output", default="report", metavar="DIR", help="where report.md and report.html go")
+    report.add_argument("--output", default="report", metavar="DIR", help="where report.md, .html and .csv go")
     report.add_argument(
         "--quote",
         metavar="FILE",

@@ -33,6 +33,7 @@ __all__ = [
     "headline",
     "quote",
     "readme_table",
+    "recorded_claims",
     "summary",
     "to_markdown",
     "write",
@@ -52,6 +53,20 @@ def recorded_results() -> pathlib.Path:
         If this installation has none.
     """
     return _shipped.folder("data/results")
+
+
+def recorded_claims() -> pd.DataFrame:
+    """What :func:`all_claims` made of this version's recorded results, as ``make report`` wrote it down.
+
+    Examples
+    --------
+    >>> found = recorded_claims()
+    >>> set(found["paper"]) == set(papers.NAMES)
+    True
+    """
+    import pandas as pd
+
+    return pd.read_csv(recorded_results() / "claims.csv", dtype=str, keep_default_na=False)
 
 
 def claims(store: FilePath, figures: Sequence[str] | None = None, paper: str = "zhu2024") -> pd.DataFrame:
@@ -139,13 +154,16 @@ def decide(claims: Sequence[papers.Claim], store: FilePath) -> pd.DataFrame:
     store = pathlib.Path(store)
     if not store.is_dir():
         raise ValueError(f"store must be a folder of results; there is no {str(store)!r}")
-    frames = {}
+    frames, together = {}, {}
     rows = []
     for claim in claims:
-        for name in (claim.sweep, *claim.beside):
-            if name and name not in frames:
-                frames[name] = papers.recorded(store, name)
-        rows.append(_row(claim, papers.together([frames[name] for name in (claim.sweep, *claim.beside) if name])))
+        names = tuple(name for name in (claim.sweep, *claim.beside) if name)
+        if names not in together:
+            for name in names:
+                if name not in frames:
+                    frames[name] = papers.recorded(store, name)
+            together[names] = papers.together([frames[name] for name in names])
+        rows.append(_row(claim, together[names]))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -290,8 +308,13 @@ def escape(text: str) -> str:
     return _MARKUP.sub(r"\\\g<0>", "".join(letter if letter.isprintable() else " " for letter in text))
 
 
-def write(frame: pd.DataFrame, output: FilePath) -> tuple[pathlib.Path, pathlib.Path]:
-    """Write ``report.md`` and ``report.html``: for each paper the summary, then every claim; both paths.
+def write(frame: pd.DataFrame, output: FilePath) -> tuple[pathlib.Path, pathlib.Path, pathlib.Path]:
+    """Write ``report.md`` and ``report.html``, for each paper the summary, then every claim, and ``report.csv``.
+
+    Returns
+    -------
+    tuple of pathlib.Path
+        The three files.
 
     Parameters
     ----------
@@ -314,7 +337,7 @@ def write(frame: pd.DataFrame, output: FilePath) -> tuple[pathlib.Path, pathlib.
     >>> claim = papers.Claim("1", "a panel", "", "1 + 1 is 2", "they are equal", check)
     >>> frame = decide([claim], ".").assign(paper="ours")
     >>> [path.name for path in write(frame, tempfile.mkdtemp())]
-    ['report.md', 'report.html']
+    ['report.md', 'report.html', 'report.csv']
     """
     output = check_output(output, _shipped.root())
     output.mkdir(parents=True, exist_ok=True)
@@ -327,9 +350,10 @@ def write(frame: pd.DataFrame, output: FilePath) -> tuple[pathlib.Path, pathlib.
         sections.append(_MARKDOWN_PAPER.format(title, headline(rows), *map(to_markdown, tables)))
         as_html = [t.to_html(index=False, border=0, formatters={"verdict": _mark}, escape=True) for t in tables]
         pages.append(_HTML_PAPER.format(html.escape(title), html.escape(headline(rows)), *as_html))
-    written = output / "report.md", output / "report.html"
+    written = output / "report.md", output / "report.html", output / "report.csv"
     write_text(written[0], _MARKDOWN.format("\n".join(sections)))
     write_text(written[1], _HTML.format("\n".join(pages)))
+    write_text(written[2], frame.to_csv(index=False, lineterminator="\n"))
     return written
 
 

@@ -145,6 +145,7 @@ def test_reproduce_writes_pages_figures_and_an_index(clone, tmp_path, capfd, mon
         "figures",
         "index.html",
         "notebooks",
+        "report.csv",
         "report.html",
         "report.md",
         "results",

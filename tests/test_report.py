@@ -166,8 +166,10 @@ def test_the_readmes_quote_the_report_of_the_recorded_results(tmp_path):
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     quoted = re.search(r"<!-- report -->\n(.*)<!-- report -->", readme, re.DOTALL)[1]
     assert quoted == report.readme_table(frame[frame["paper"] == papers.NAMES[0]]), "make report"
-    written, _ = report.write(frame, tmp_path)
-    assert written.read_text(encoding="utf-8") == (RESULTS / "README.md").read_text(encoding="utf-8"), "make report"
+    page, _, table = report.write(frame, tmp_path)
+    assert page.read_text(encoding="utf-8") == (RESULTS / "README.md").read_text(encoding="utf-8"), "make report"
+    assert table.read_text(encoding="utf-8") == (RESULTS / "claims.csv").read_text(encoding="utf-8"), "make report"
+    pd.testing.assert_frame_equal(report.recorded_claims(), frame.astype(str))
 
 
 def test_a_file_without_the_two_marks_is_left_alone(one_example, tmp_path):

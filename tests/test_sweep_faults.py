@@ -235,6 +235,8 @@ def test_a_cluster_that_loses_workers_finishes_the_sweep(tmp_path, undisturbed, 
     lines, killed = [], []
     with local_cluster(n_workers=2, processes=True) as cluster:
         with distributed.Client(cluster) as client:
+            for nanny in cluster.workers.values():
+                nanny.auto_restart = False  # the other one does
             pids = client.run(os.getpid)
             assert len({*pids.values(), os.getpid()}) == 3
 

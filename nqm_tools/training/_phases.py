@@ -148,18 +148,14 @@ def phases(
     if first == 0:
         raise ValueError(f"the smallest c of the grid, {c[0]:g}, diverges already: give smaller ones")
     c_max = float(c[first - 1]) if first < len(c) else math.inf
-    loss = [_excess(loss, LOSS_RISE) for loss in losses]
-    sharp = [_excess(values, SHARPNESS_RISE) for values in sharpness]
     # Of the ends, so far as there are such.
-    barrier = [
-        _excess([loss[0], path[-1]], LOSS_RISE) for loss, path in zip(losses[:first], path_losses[:first], strict=True)
-    ]
+    ends = [[loss[0], path[-1]] for loss, path in zip(losses[:first], path_losses[:first], strict=True)]
     # No later than in the first step, which may be there to interpolate where ten steps overflow.
     c_loss, c_sharp = (
-        min(_crossing(c, ten), _crossing(c, [_excess(values[:2], rise) for values in columns]))
-        for ten, columns, rise in ((loss, losses, LOSS_RISE), (sharp, sharpness, SHARPNESS_RISE))
+        min(_crossing(c, _excess(columns, rise)), _crossing(c, _excess([values[:2] for values in columns], rise)))
+        for columns, rise in ((losses, LOSS_RISE), (sharpness, SHARPNESS_RISE))
     )
-    return c_loss, c_sharp, min(_crossing(c, barrier), c_max), c_max
+    return c_loss, c_sharp, min(_crossing(c, _excess(ends, LOSS_RISE)), c_max), c_max
 
 
 def _check_grid(grid):
@@ -174,16 +170,18 @@ def _diverged(losses):
     return not np.isfinite(losses).all() or losses.max() > DIVERGED * losses[0]
 
 
-def _excess(values, rise):
-    """The logarithm of the largest value after the first over the first, less what counts as a rise."""
+def _excess(columns, rise):
+    """Of each run the logarithm of the largest value after the first over the first, less what counts as a rise."""
+    table = np.full((len(columns), max(map(len, columns))), -np.inf)
+    for row, values in zip(table, columns, strict=True):
+        row[: len(values)] = values
+    later = np.where(np.isnan(table[:, 1:]), np.inf, table[:, 1:])  # it overflowed
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-        later = np.asarray(values[1:], dtype=float)
-        later = np.where(np.isnan(later), np.inf, later)  # it overflowed
-        return float(np.log(np.maximum(later.max(), 0) / values[0]) - rise)
+        return np.log(np.maximum(later.max(axis=1), 0) / table[:, 0]) - rise
 
 
 def _crossing(c, excess):
-    above = np.flatnonzero(np.array(excess) > 0)
+    above = np.flatnonzero(excess > 0)
     if not above.size:
         return math.inf
     i = above[0]
