@@ -1,5 +1,7 @@
 """`diagnose` against gradient descent and Taylor models written out, in float64: every number; and what it says."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
@@ -202,6 +204,34 @@ def test_its_text_and_figure_say_what_the_frames_say(found):
     axes = found.plot()
     assert axes.shape == (2, 2)
     assert [len(ax.lines) > 0 for ax in axes.ravel()] == [True] * 4
+    plt.close("all")
+
+
+@pytest.mark.parametrize("times", [1, 3, 30])
+def test_every_end_of_a_kernel_is_within_its_panel(found, times):
+    """As with cross-entropy, where kernels grow tenfold."""
+    grown = dataclasses.replace(found, runs=found.runs.assign(lambda_1_end=times * found.runs["lambda_1_end"]))
+    ax = grown.plot()[1, 1]
+    low, high = ax.get_ylim()
+    ends = grown.runs[grown.runs["regime"] != "divergent"]
+    ratios = (ends["lambda_1_end"] / ends["lambda_1_start"]).dropna()
+    assert len(ratios)
+    assert ratios.between(low, high).all()
+    plt.close("all")
+
+
+@pytest.mark.parametrize(("loss", "known"), [("mse", True), ("cross_entropy", False)])
+def test_what_a_kernel_must_fall_below_is_known_for_constant_curvatures(found, loss, known):
+    legend = dataclasses.replace(found, loss=loss).plot()[1, 1].get_legend()
+    assert (r"$\eta$ is critical" in [text.get_text() for text in legend.get_texts()]) is known
+    plt.close("all")
+
+
+@pytest.mark.parametrize(("flipped", "shown"), [(0.0, False), (0.1, True)])
+def test_gates_that_never_flip_are_not_in_the_legend(found, flipped, shown):
+    """As the guard of a normalisation against a negative variance."""
+    axes = dataclasses.replace(found, curves=found.curves.assign(flipped_gates=flipped)).plot()
+    assert ("flipped gates" in [text.get_text() for text in axes[1, 0].get_legend().get_texts()]) is shown
     plt.close("all")
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Shaped
 
+from nqm_tools.losses import LOSSES
 from nqm_tools.plotting._quantities import against_width
 from nqm_tools.plotting._style import LABELS, models_of, styles
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 # A tenth: where a Taylor model is no longer right.
 PASSED = 0.1
+# A kernel that grows beyond so many times its start has a logarithmic axis.
+LINEAR = 4
 
 
 def diagnosis(found: Diagnosis, *, axes: Shaped[np.ndarray, "2 2"] | None = None) -> Shaped[np.ndarray, "2 2"]:
@@ -148,7 +151,7 @@ def _missed(found, ratio, ax):
             if column in rows and rows[column].notna().any():
                 label = f"{LABELS[model]}, {'test' if inputs else 'training'} inputs"
                 ax.plot(rows["step"], rows[column], color=palette[model], dashes=line, linewidth=width, label=label)
-    if "flipped_gates" in rows:
+    if "flipped_gates" in rows and (rows["flipped_gates"] > 0).any():  # guards of a normalisation never flip
         ax.plot(rows["step"], rows["flipped_gates"], color="black", linewidth=1, label="flipped gates")
     ax.axhline(PASSED, color="0.6", linewidth=0.8, zorder=0)
     ax.set(xlabel="step", ylabel="share of the change", title=f"What is missed along f's own run, at {ratio:g}")
@@ -177,10 +180,15 @@ def _kernels(found, ax):
         ratios = np.linspace(1, found.runs["ratio"].max(), 100)
         ax.plot(ratios, (2 / ratios - 1).clip(0), color="0.3", linewidth=1, label=r"leading order, $2 - \delta$")
     ratios = np.linspace(found.runs["ratio"].min(), max(found.runs["ratio"].max(), 1.01), 200)
-    ax.plot(ratios, 1 / ratios, color="0.6", linewidth=0.8, zorder=0, label=r"$\eta$ is critical")
-    top = 1.2 * max(1.0, (found.runs["lambda_1_end"] / start).max())
+    if getattr(LOSSES.get(found.loss), "constant_curvature", None) is not None:  # else the loss's curvature moves, too
+        ax.plot(ratios, 1 / ratios, color="0.6", linewidth=0.8, zorder=0, label=r"$\eta$ is critical")
+    ends = (found.runs["lambda_1_end"] / start).dropna()
+    top = max(1.0, ends.max()) if len(ends) else 1.0
+    if top > LINEAR:
+        ax.set(yscale="log", ylim=(min(ends[ends > 0].min(), 1 / ratios[-1]) / 1.3, 1.3 * top))
+    else:
+        ax.set_ylim(0, 1.2 * top)
     ax.set(
-        ylim=(0, min(top, 4)),
         xlabel=_RATE,
         ylabel=r"$\lambda_1$ at the end / at the start",
         title="Where the kernel ends",
