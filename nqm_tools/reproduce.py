@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import concurrent.futures
+import functools
 import html
 import os
 import pathlib
@@ -419,25 +420,31 @@ def formulas_to_svg(markdown: str) -> str:
 
     Drawn, a formula needs no fonts, and is the same in every browser.
     """
-    import ziamath
 
     def replace(match):
         if match["code"]:
             return match["code"]
         display = match["display"] is not None
-        latex = (match["display"] if display else match["inline"]).strip()
-        # The same to LaTeX inside a formula; ziamath knows the second.
-        drawn = ziamath.Latex(latex.replace("{aligned}", "{split}"), size=17 if display else 16, inline=not display)
-        # An image to those who do not see it; below the line as far as the formula is.
-        style = "display:block;margin:1em auto" if display else f"vertical-align:{drawn.getyofst():.2f}px"
-        label = html.escape(" ".join(latex.split()), quote=True)
-        # In a page svg needs no namespace, and in a heading nbconvert would take it for another element's.
-        svg = drawn.svg().replace(' xmlns="http://www.w3.org/2000/svg"', "", 1)
-        svg = svg.replace("<svg ", f'<svg role="img" aria-label="{label}" style="{style}" ', 1)
-        return " ".join(svg.split())
+        return _drawn((match["display"] if display else match["inline"]).strip(), display)
 
     pattern = r"(?P<code>```.*?```|`[^`\n]*`)|\$\$(?P<display>.+?)\$\$|\$(?P<inline>[^$\n]+(?:\n[^$\n]+)?)\$"
     return re.sub(pattern, replace, markdown, flags=re.DOTALL)
+
+
+@functools.lru_cache(4096)
+def _drawn(latex, display):
+    """A formula; most symbols come many times."""
+    import ziamath
+
+    # The same to LaTeX inside a formula; ziamath knows the second.
+    drawn = ziamath.Latex(latex.replace("{aligned}", "{split}"), size=17 if display else 16, inline=not display)
+    # An image to those who do not see it; below the line as far as the formula is.
+    style = "display:block;margin:1em auto" if display else f"vertical-align:{drawn.getyofst():.2f}px"
+    label = html.escape(" ".join(latex.split()), quote=True)
+    # In a page svg needs no namespace, and in a heading nbconvert would take it for another element's.
+    svg = drawn.svg().replace(' xmlns="http://www.w3.org/2000/svg"', "", 1)
+    svg = svg.replace("<svg ", f'<svg role="img" aria-label="{label}" style="{style}" ', 1)
+    return " ".join(svg.split())
 
 
 _PAGE = """<!DOCTYPE html>

@@ -131,8 +131,10 @@ def test_models_of_two_kinds_never_share_a_compiled_function():
     assert hash(again) == hash(structures[2])
 
 
-@pytest.mark.parametrize("whole", [False, True])
-@pytest.mark.parametrize("make", [expansions.FunctionModel, nqm.linearize, nqm.quadraticize])
+@pytest.mark.parametrize(
+    ("make", "whole"),
+    [(expansions.FunctionModel, False), (nqm.linearize, False), (nqm.quadraticize, False), (nqm.quadraticize, True)],
+)
 def test_a_bound_model_moves_as_the_model_does(problem, make, whole):
     f, params0, _, x = problem
     model = make(f) if make is expansions.FunctionModel else make(f, params0)
