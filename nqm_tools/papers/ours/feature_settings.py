@@ -19,7 +19,8 @@ def at_each(column: str, values: Sequence[float], check: Check) -> Check:
         found = {value: check(frame[frame[column] == value]) for value in values}
         measured = "; ".join(f"{column} {value:g}: {finding.measured}" for value, finding in found.items())
         verdicts = [finding.holds for finding in found.values()]
-        return Finding(measured, None if None in verdicts else all(verdicts))
+        # One value at which it does not hold is enough, whatever the others say.
+        return Finding(measured, False if False in verdicts else None if None in verdicts else True)
 
     return check_all
 

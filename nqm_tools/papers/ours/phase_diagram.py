@@ -525,6 +525,6 @@ def claims() -> Iterator[Claim]:
         ),
     ):
         networks = ("phases_wide",)
-        beside = {("law", sweep): (linear, *networks), ("law", linear): (sweep,), ("first step", sweep): networks}
-        beside = {**beside, ("depth over width", sweep): networks}.get((figure, name), ())
+        beside = {("law", sweep): (linear, *networks), ("law", linear): (sweep,)}
+        beside = beside.get((figure, name), networks if name == sweep else ())
         yield Claim(figure, panel, name, statement, rule, check, status=status, beside=beside, where=("12",))
