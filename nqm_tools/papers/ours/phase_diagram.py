@@ -85,7 +85,10 @@ def c_max_differs(frame: pd.DataFrame) -> Finding:
     ranges = []
     for depth, rows in table.groupby("depth"):
         values = 1 / found[found.index.get_level_values("depth") == depth]
-        times = "beyond the grid" if np.isinf(values).all() else f"{values.min():.3g} to {values.max():.3g} times that"
+        times = f"{values.min():.3g} to {values.max():.3g} times that"
+        if np.isinf(values).any():
+            finite = values[np.isfinite(values)]
+            times = "beyond the grid" + (f" or from {finite.min():.3g} times that on" if len(finite) else "")
         ranges.append(
             f"depth {depth}: quadratic model {rows['c_max'].min():.3g} to {rows['c_max'].max():.3g}, network {times}"
         )
