@@ -42,7 +42,11 @@ def measure(case):
                 raise
             yield TABLE, row | {"note": f"jet cannot: {str(error).splitlines()[0]}"}
             continue
-        working = {"GFLOP": step.operations / 1e9, "working memory": {"bytes": step.working_memory}}
+        working = {
+            "GFLOP": step.operations / 1e9,
+            "memory": {"bytes": step.memory},
+            "working memory": {"bytes": step.working_memory},
+        }
         columns = {"step": seconds} | working | {"first step": first}
         if title not in (GRADIENT, PRODUCT):
             reference = prediction if reference is None else reference
@@ -51,7 +55,8 @@ def measure(case):
 
 
 class _Compiled:
-    """A step that is compiled at its first call; XLA says its ``operations`` and its ``working_memory`` in bytes."""
+    """A step that is compiled at its first call; XLA says its ``operations``, and in bytes its ``memory``: arguments,
+    results and ``working_memory``."""
 
     def __init__(self, step):
         self.step, self.program = step, None
@@ -60,7 +65,9 @@ class _Compiled:
         if self.program is None:
             self.program = self.step.func.lower(*self.step.args, params).compile()
             self.operations = self.program.cost_analysis()["flops"]
-            self.working_memory = self.program.memory_analysis().temp_size_in_bytes
+            sizes = self.program.memory_analysis()
+            self.working_memory = sizes.temp_size_in_bytes
+            self.memory = self.working_memory + sizes.argument_size_in_bytes + sizes.output_size_in_bytes
         return self.program(*self.step.args, params)
 
 

@@ -228,7 +228,7 @@ def _results(frames):
     lines = [
         "# Results",
         "",
-        "Computed from recorded runs by `nqm report`, when these pages were built. *a (b to c; n seeds)* is a mean",
+        "Computed from recorded runs by `nqm report` (a test decides them again). *a (b to c; n seeds)* is a mean",
         "with its 95 % interval. An identity holds by construction or by a proof: it cannot fail, and supports",
         "nothing. A check is about the recording. What does not hold stays in; its notebook discusses it.",
         "",
@@ -292,7 +292,7 @@ def _ours(frame):
         "# What is ours",
         "",
         "Statements that are not in the papers, or correct them. Each is decided by a rule in code, like those of the",
-        "papers, whenever these pages are built.",
+        "papers.",
         "",
         *(f"- **{status}**: {meaning}." for status, meaning in KNOWN.items()),
         "",
