@@ -224,8 +224,8 @@ PARTS = {
         " E: `jax.linearize` once, what it keeps passed on from step to step. F: C of the function under"
         " `jax.checkpoint`. G, which the package uses where a step takes all examples: C, with all that depends on the"
         " start alone computed once. Below them what they are counted in: a gradient and a Hessian-vector product of f"
-        " itself. *GFLOP* is XLA's count of operations, *memory* what a step holds: arguments, results, and the *working"
-        " memory* beside them. The residual network (no normalisation) and the transformer are those of"
+        " itself. *GFLOP* is XLA's count of operations, *memory* what a step holds: arguments, results, and the"
+        " *working memory* beside them. The residual network (no normalisation) and the transformer are those of"
         " `experiments/own_models.py`.",
         _general,
     ),
