@@ -56,7 +56,11 @@ def parts(path):
         for table in content[kind] if isinstance(content[kind], list) else [content[kind]]:
             yield kind, table["name"], table.get("activation"), table.get("readout")
     training = content["training"]
-    yield "training", training.get("loss"), "batch_size" in training, tuple(training.get("record", ()))
+    yield "loss", training.get("loss")
+    for name in training.get("record", ()):
+        yield "record", name
+    yield from (("training", name) for name in training)
+    yield from (("rates", unit) for unit in content["learning_rates"])
 
 
 def some_files():
