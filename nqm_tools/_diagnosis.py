@@ -117,15 +117,13 @@ def _answers(found):
     where = f"Yes, at {_listed(catapults)}." if len(catapults) else "Not at these rates."
     if (catapults < 1).any():  # what is critical at the start need not be so later
         where = f"{where[:-1]} (below 1 too, since its kernel grows first)."
-    lines = [f"Does it catapult? {where} {_up_to(found.rates, 'f')}"]
+    lines = [f"Does it catapult? {where} {_up_to(found, 'f')}"]
     if "f_quad" not in regimes:
         return [*lines, "Is its quadratic model right? It cannot be computed; see the note below."]
     agree = regimes.index[regimes["f"] == regimes["f_quad"]]
     same = f"at {_listed(agree)} only" if len(agree) else "at none of these rates"
     same = "at every one of these rates" if len(agree) == len(regimes) else same
-    lines.append(
-        f"Is its quadratic model right? Trained by itself it has f's regime {same}. {_up_to(found.rates, 'f_quad')}"
-    )
+    lines.append(f"Is its quadratic model right? Trained by itself it has f's regime {same}. {_up_to(found, 'f_quad')}")
     missed = found.passed[found.passed["inputs"] == "training"]
     kept = missed[missed["ratio"].isin(regimes.index[regimes["f"] != "divergent"])].set_index("model")
     for model in ("f_quad", "f_lin") if len(kept) else ():
@@ -134,12 +132,16 @@ def _answers(found):
     return lines
 
 
-def _up_to(rates, model):
-    row = rates.set_index("model").loc[model]
+def _up_to(found, model):
+    row = found.rates.set_index("model").loc[model]
     if row["converges_ratio"] == 0:
         return f"{model} diverges at every rate tried."
     if not math.isfinite(row["does_not_ratio"]):
         return f"{model} diverges at no rate tried, up to {row['converges_ratio']:.3g}."
+    runs = found.runs[(found.runs["model"] == model) & (found.runs["regime"] != "divergent")]
+    beyond = sorted(runs.loc[runs["ratio"] > row["does_not_ratio"], "ratio"])
+    if beyond:  # bisection finds one edge of several
+        return f"{model} diverges at about {row['does_not_ratio']:.2g}, but not at {_listed(beyond)}."
     return f"{model} diverges from about {row['does_not_ratio']:.2g} on."
 
 

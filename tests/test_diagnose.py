@@ -207,6 +207,17 @@ def test_its_text_and_figure_say_what_the_frames_say(found):
     plt.close("all")
 
 
+def test_a_rate_that_converges_beyond_one_that_does_not_is_said(found):
+    rates = found.rates.assign(does_not_ratio=0.3, converges_ratio=0.2)
+    fine = found.runs["regime"] != "divergent"
+    beyond = found.runs[fine & (found.runs["model"] == "f")]["ratio"]
+    assert len(beyond)
+    text = str(dataclasses.replace(found, rates=rates))
+    assert f"f diverges at about 0.3, but not at {beyond.min():g}" in text
+    assert "f diverges from" not in text
+    assert "f diverges from" in str(dataclasses.replace(found, rates=found.rates.assign(does_not_ratio=50.0)))
+
+
 @pytest.mark.parametrize("times", [1, 3, 30])
 def test_every_end_of_a_kernel_is_within_its_panel(found, times):
     """As with cross-entropy, where kernels grow tenfold."""
