@@ -12,7 +12,7 @@ NEW_PYTHONS := python3.14 python3.15
 DEBIAN := .venv-debian
 COMMA := ,
 SPACE := $() $()
-JAX_TESTS := $(addprefix tests/test_,$(addsuffix .py,compat expansions kernels program function_space loop two_layer two_layer_conv))
+JAX_TESTS := $(addprefix tests/test_,$(addsuffix .py,compat expansions kernels program random function_space loop two_layer two_layer_conv))
 
 .PHONY: setup reproduce report test test-code test-notebooks test-jax test-latest test-python bench docs browser dist lab lint
 .PHONY: format lock figure clean

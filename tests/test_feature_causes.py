@@ -196,6 +196,8 @@ def test_a_rule_at_each_width_holds_only_if_it_does_at_all_of_them():
     assert rule(gains({1024: (0.35, 0.97)})).holds is False
     assert rule(gains({128: (0.2, 0.93)})).holds is False
     assert rule(gains().query("width != 512")).holds is None
+    # One width at which it fails decides, also where another cannot be told.
+    assert rule(gains({1024: (0.35, 0.97)}).query("width != 512")).holds is False
     assert rule(gains(seeds=range(4))).holds is None
     assert rule(pd.DataFrame()).holds is None
 
