@@ -43,7 +43,7 @@ report: $(STAMP)
 test: test-code test-notebooks
 
 test-code: $(STAMP)
-	$(BIN)/python -m pytest -q -rs -n auto --dist worksteal
+	$(BIN)/python -m pytest -q -rs -n auto --dist worksteal -p no:nbval
 
 # One more than there are cores at a time: each waits for its kernel's start and end. Numbers that are compared are
 # printed to fewer digits than what XLA may round differently.

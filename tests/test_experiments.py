@@ -35,14 +35,15 @@ def tiny(path, folder):
     if all("n_train" in table for table in data):
         text += f"[scales.tiny.data]\nn_train = {EXAMPLES[0]}\n"
         text += f"n_test = {EXAMPLES[1]}\n" * all(table.get("n_test") for table in data)
-        text += f"classes = [0, 2]\nreference = {EXAMPLES[0]}\n" * ("reference" in data[0])
+        if "reference" in data[0]:  # the smallest images
+            several = isinstance(data[0]["reference"], list)
+            text += 'source = "mnist"\nclasses = [0, 2]\n'
+            text += f"reference = {list(EXAMPLES) if several else EXAMPLES[0]}\n"
     if len(networks) == 1 and "width" in networks[0]:
         text += "[scales.tiny.network]\nwidth = 8\n"
-    if len(networks) > 1 and all("width" in table for table in networks):  # of several widths: two of them
-        outputs = f"outputs = {networks[0]['outputs']}\n" if "outputs" in networks[0] else ""
-        name = f'[[scales.tiny.network]]\nname = "{networks[0]["name"]}"\n'
-        tables = [f"{name}width = {width}\n{outputs}" for width in (8, 12)]
-        text += "".join(tables)
+    if len(networks) > 1 and all("width" in table for table in networks):  # of several one
+        text += f'[[scales.tiny.network]]\nname = "{networks[0]["name"]}"\nwidth = 8\n'
+        text += f"outputs = {networks[0]['outputs']}\n" if "outputs" in networks[0] else ""
     for file in (*FILES, *FILES[0].parent.glob("*.py")):  # with those that it extends, and modules
         (folder / file.name).write_text(file.read_text())
     (folder / path.name).write_text(path.read_text() + text)

@@ -99,12 +99,8 @@ def _top_ritz_pairs(product, block):
 def _orthonormal(vector, basis):
     """The part of a vector outside of the rows of ``basis``, some of which are zero, at length 1."""
     before = jnp.linalg.norm(vector)
-
-    def without(i, vector):
-        other = basis[i % len(basis)]
-        return vector - (other @ vector) * other
-
-    vector = jax.lax.fori_loop(0, 2 * len(basis), without, vector)  # twice is enough (Kahan and Parlett)
+    for _ in range(2):  # twice is enough (Giraud, Langou and Rozloznik 2005); row by row takes longer
+        vector = vector - (basis @ vector) @ basis
     after = jnp.linalg.norm(vector)
     rounding = 100 * jnp.finfo(vector.dtype).eps * before
     return jnp.where(after > rounding, vector / jnp.where(after > 0, after, 1), 0)
