@@ -293,13 +293,18 @@ def _for_its_kernel(problem):
 
 
 def _with_its_sharpest(problem):
-    return dataclasses.replace(problem, sharpest=Fresh(_sharpest)(problem, jnp.zeros((), problem.y.dtype)))
+    begin = _sharpness.start(Snapshot(problem, problem.state0, jnp.zeros((), problem.y.dtype), 0))
+    return dataclasses.replace(problem, sharpest=_sharpness_from(problem, begin)[0][0])
 
 
-def _sharpest(problem, rate):
-    now = Snapshot(problem, problem.state0, rate, 0)
-    (block, _), _ = _sharpness.update(_sharpness.start(now), now)
-    return block
+def _sharpness_from(problem, carry):
+    """Where the iteration for the sharpness at the start goes from there, and its columns: one program for both uses."""
+    bare = dataclasses.replace(problem, sharpest=None)
+    return Fresh(_iterated)(bare, jnp.zeros((), problem.y.dtype), carry)
+
+
+def _iterated(problem, rate, carry):
+    return _sharpness.update(carry, Snapshot(problem, problem.state0, rate, 0))
 
 
 def initial_sharpness(problem: Problem) -> tuple[float, float]:
@@ -313,13 +318,9 @@ def initial_sharpness(problem: Problem) -> tuple[float, float]:
     >>> initial_sharpness(problem)
     (4.0, 0.0)
     """
-    found = Fresh(_sharpness_now)(problem, jnp.zeros((), problem.y.dtype))
+    begin = _sharpness.start(Snapshot(problem, problem.state0, jnp.zeros((), problem.y.dtype), 0))
+    _, found = _sharpness_from(problem, begin)
     return float(found["sharpness"]), float(found["sharpness_error"])
-
-
-def _sharpness_now(problem, rate):
-    now = Snapshot(problem, problem.state0, rate, 0)
-    return _sharpness.update(_sharpness.start(now), now)[1]
 
 
 def _velocity(rule, params, start):

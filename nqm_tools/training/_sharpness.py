@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from nqm_tools._random import normal
+
 # Lanczos iteration for the sharpness: blocks of two vectors, so that an eigenvalue that overtakes the first is seen,
 # three of them a row, which makes six products.
 BLOCK, BLOCKS = 2, 3
@@ -16,7 +18,7 @@ def start(now):
     if now._problem.sharpest is not None:
         return now._problem.sharpest, jnp.array(False)
     size = sum(leaf.size for leaf in jax.tree.leaves(_coordinates(now)[1]))
-    return jax.random.normal(jax.random.key(0), (BLOCK, size), now.y.dtype), jnp.array(True)
+    return normal(jax.random.key(0), (BLOCK, size), now.y.dtype), jnp.array(True)
 
 
 def update(carry, now):

@@ -232,7 +232,9 @@ def one_example() -> Finding:
 
 
 @functools.cache
-def kernels_at_the_start(activation: str, readout: str, data: str = "one") -> dict[tuple[int, int], float]:
+def kernels_at_the_start(
+    activation: str, readout: str, data: str = "one", starts: int = STARTS
+) -> dict[tuple[int, int], float]:
     """The relative variance of the kernel's largest eigenvalue over initialisations, by depth and width.
 
     ``data`` is ``"one"`` (one example) or ``"digits"``.
@@ -255,12 +257,12 @@ def kernels_at_the_start(activation: str, readout: str, data: str = "one") -> di
 
     with one_thread():
         for depth, width in itertools.product(DEPTHS, SIZES):
-            hidden = [x @ draw((STARTS, x.shape[1], width)) * gain**0.5]  # (STARTS, n, width)
+            hidden = [x @ draw((starts, x.shape[1], width)) * gain**0.5]  # (starts, n, width)
             weights = []
             for _ in range(depth - 2):
-                weights.append(draw((STARTS, width, width)) * (gain / width) ** 0.5)
+                weights.append(draw((starts, width, width)) * (gain / width) ** 0.5)
                 hidden.append(act(hidden[-1]) @ weights[-1])
-            back = draw((STARTS, 1, width))
+            back = draw((starts, 1, width))
             back = (np.sign(back) if readout == "signs" else back) / width**0.5
             kernel = products(act(hidden[-1])) / width
             for i in range(depth - 2, -1, -1):
