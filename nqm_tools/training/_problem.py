@@ -298,7 +298,7 @@ def _with_its_sharpest(problem):
 
 
 def _sharpness_from(problem, carry):
-    """Where the iteration for the sharpness at the start goes from there, and its columns: one program for both uses."""
+    """Where the iteration for the sharpness at the start ends, and what is recorded there: one program for both."""
     bare = dataclasses.replace(problem, sharpest=None)
     return Fresh(_iterated)(bare, jnp.zeros((), problem.y.dtype), carry)
 
