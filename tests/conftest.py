@@ -3,8 +3,6 @@
 import gc
 import os
 import pathlib
-import shutil
-import tempfile
 
 from compiling import XLA_FLAGS
 
@@ -20,27 +18,6 @@ import nqm_tools  # noqa: F401 (before any test module imports neural_tangents)
 matplotlib.use("agg")
 # Traced programs are many small objects that live: looking through all of them often is a twentieth of the time.
 gc.set_threshold(100_000, 20, 100)
-
-
-# What one worker has compiled no other compiles again, nor the same one after its programs were dropped. Workers, and
-# processes that tests start, have the environment of the process that starts them.
-CACHE = {"MIN_COMPILE_TIME_SECS": 0, "MIN_ENTRY_SIZE_BYTES": -1}
-OWN = []
-
-
-def pytest_configure():
-    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
-        return
-    OWN.append(tempfile.mkdtemp(prefix="nqm-tests-"))
-    options = {f"jax_persistent_cache_{name.lower()}": value for name, value in CACHE.items()}
-    for name, value in ({"jax_compilation_cache_dir": OWN[0]} | options).items():
-        os.environ[name.upper()] = str(value)
-        jax.config.update(name, value)
-
-
-def pytest_unconfigure():
-    for folder in OWN:
-        shutil.rmtree(folder)
 
 
 @pytest.fixture

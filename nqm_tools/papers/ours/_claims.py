@@ -615,7 +615,7 @@ def _feature_settings():
             ),
             (
                 f"anisotropic inputs, ReLU, {name}",
-                "features_spectrum",
+                "features_spectrum_long",
                 "with inputs of unequal variances, too, a catapult raises the alignment, and lowers the test loss",
                 f"variances in proportion to i^-0.5 and 1/i, trained out, {below}: both 95 % intervals lie above 0",
                 feature_settings.at_each("spectrum", feature_settings.SPECTRA, gains),
