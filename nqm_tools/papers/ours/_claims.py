@@ -613,13 +613,19 @@ def _feature_settings():
                 feature_settings.at_each("width", feature_settings.WIDTHS, gains),
                 ("features_gd",),
             ),
-            (
-                f"anisotropic inputs, ReLU, {name}",
-                "features_spectrum_long",
-                "with inputs of unequal variances, too, a catapult raises the alignment, and lowers the test loss",
-                f"variances in proportion to i^-0.5 and 1/i, trained out, {below}: both 95 % intervals lie above 0",
-                feature_settings.at_each("spectrum", feature_settings.SPECTRA, gains),
-                (),
+            *(
+                (
+                    f"anisotropic inputs, variances {variances}, ReLU, {name}",
+                    sweep,
+                    "with inputs of unequal variances, too, a catapult raises the alignment, and lowers the test loss",
+                    f"variances in proportion to {variances}, trained out, {below}: both 95 % intervals lie above 0",
+                    feature_settings.at_each("spectrum", (spectrum,), gains),
+                    (),
+                )
+                for variances, spectrum, sweep in (
+                    ("i^-0.5", 0.5, "features_spectrum"),
+                    ("1/i", 1.0, "features_spectrum_long"),
+                )
             ),
             (
                 f"eight tasks, ReLU, {name}",

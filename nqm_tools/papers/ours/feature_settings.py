@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from nqm_tools.papers._rules import FEWEST_SEEDS, Check, Finding, Interval, estimate, not_as_claimed, unknown
 from nqm_tools.papers.zhu2023.alignment import ABOVE, BELOW, ends_of_runs
 
-WIDTHS, SPECTRA = (128, 512, 1024), (0.5, 1.0)
+WIDTHS = (128, 512, 1024)
 
 
 def at_each(column: str, values: Sequence[float], check: Check) -> Check:
