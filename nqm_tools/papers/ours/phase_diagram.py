@@ -237,7 +237,7 @@ def kernels_at_the_start(
 ) -> dict[tuple[int, int], float]:
     """The relative variance of the kernel's largest eigenvalue over initialisations, by depth and width.
 
-    ``data`` is ``"one"`` (one example) or ``"digits"``.
+    ``data`` is ``"one"`` (one example) or ``"digits"``; ``starts`` are the initialisations.
     """
     rng, found = np.random.Generator(np.random.SFC64(0)), {}
     draw = functools.partial(rng.standard_normal, dtype=np.float32)
