@@ -45,10 +45,10 @@ test: test-code test-notebooks
 test-code: $(STAMP)
 	$(BIN)/python -m pytest -q -rs -n auto --dist worksteal -p no:nbval
 
-# One more than there are cores at a time: each waits for its kernel's start and end. Numbers that are compared are
-# printed to fewer digits than what XLA may round differently.
+# One more than there are cores at a time: each waits for its kernel's start and end. More threads of BLAS than cores wait
+# for each other. Numbers that are compared are printed to fewer digits than what XLA may round differently.
 test-notebooks: $(STAMP)
-	XLA_FLAGS="$$($(BIN)/python tests/compiling.py)" $(BIN)/python -m pytest -q -n $$($(BIN)/python -c 'import os; print(os.cpu_count() + 1)') --dist loadfile --nbval-lax \
+	OMP_NUM_THREADS=1 XLA_FLAGS="$$($(BIN)/python tests/compiling.py)" $(BIN)/python -m pytest -q -n $$($(BIN)/python -c 'import os; print(os.cpu_count() + 1)') --dist loadfile --nbval-lax \
 	  -p no:cacheprovider notebooks
 
 test-jax: $(STAMP)

@@ -161,10 +161,13 @@ def _run_sweeps(folder, say):
             say(f"{path.stem} waits for its data: {error}")
 
 
+def _cores():
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _side_by_side():
     """How many notebooks run at a time: two, where there are two cores for them."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return min(2, cores or 1)
+    return min(2, _cores())
 
 
 def _in_a_loop(coroutine):
@@ -289,8 +292,13 @@ def _short_folder():
 
 
 def _kernel_environment():
-    # By default JAX takes most of a GPU's memory beforehand, which two notebooks cannot both do.
-    return {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} | os.environ
+    shared = {
+        # By default JAX takes most of a GPU's memory beforehand, which two notebooks cannot both do.
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+        # By default NumPy's BLAS takes a thread a core in each of them, and they wait for each other.
+        "OMP_NUM_THREADS": str(_cores() // _side_by_side()),
+    }
+    return shared | os.environ
 
 
 def _drop_bars(notebook):

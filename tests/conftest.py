@@ -8,6 +8,8 @@ from compiling import XLA_FLAGS
 
 # Of the tests alone; benchmarks and `nqm reproduce` run as users do.
 os.environ.setdefault("XLA_FLAGS", " ".join(XLA_FLAGS))
+# As many workers run as there are cores: more threads of BLAS than these wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import jax
 import matplotlib

@@ -319,6 +319,15 @@ def test_two_kernels_share_a_gpu_unless_the_user_says_how(monkeypatch):
     assert reproduce._kernel_environment()["XLA_PYTHON_CLIENT_PREALLOCATE"] == "true"
 
 
+@pytest.mark.parametrize(("cores", "threads"), [(1, 1), (2, 1), (3, 1), (64, 32)])
+def test_two_kernels_share_the_cores_unless_the_user_says_how(cores, threads, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)), raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert reproduce._kernel_environment()["OMP_NUM_THREADS"] == str(threads)
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    assert reproduce._kernel_environment()["OMP_NUM_THREADS"] == "5"
+
+
 def test_output_among_what_belongs_to_the_repository_is_refused(clone, tmp_path, capsys):
     write_notebook(clone, "00_first.ipynb", "raise SystemError('must not run')")
     root = clone.parent
