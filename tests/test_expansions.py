@@ -143,14 +143,20 @@ def test_a_bound_model_moves_as_the_model_does(problem, make, whole):
     features, x_test = bound.featurize(x), 0.5 - x[:3]
     if whole:
         features = bound.keep(features)
+
+    @jax.jit
+    def move(state, params, key):
+        value, pullback = bound.value_and_pullback(state, features)
+        r = jax.random.normal(key, value.shape)
+        gradients = pullback(r), model.pullback(params, x, r)
+        moved = jax.tree.map(lambda w, g: w - 0.1 * g, (state, params), gradients)
+        return value, model.predict(params, x), *moved
+
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-10, atol=1e-10)
     state, params = bound.encode(params0), params0
     for step in range(3):
-        value, pullback = bound.value_and_pullback(state, features)
-        np.testing.assert_allclose(value, model.predict(params, x), rtol=1e-10, atol=1e-10)
-        r = jax.random.normal(jax.random.key(step), value.shape)
-        state = jax.tree.map(lambda w, g: w - 0.1 * g, state, pullback(r))
-        params = jax.tree.map(lambda w, g: w - 0.1 * g, params, model.pullback(params, x, r))
-    close = functools.partial(np.testing.assert_allclose, rtol=1e-10, atol=1e-10)
+        value, expected, state, params = move(state, params, jax.random.key(step))
+        close(value, expected)
     jax.tree.map(close, bound.decode(state), params)
     close(bound.predict(state, bound.featurize(x_test)), model.predict(params, x_test))
     close(bound.distance(state, bound.encode(params0)), model.distance(params, params0))

@@ -112,11 +112,10 @@ def test_laws_with_the_runs_own_start_are_exact(x64, y):
             assert run.regime == dynamics.predict_regime(u0, v0, w0)
 
 
-@pytest.mark.parametrize("width", [10_000, 30_000])
-def test_laws_without_the_start_hold_on_average(width):
+def test_laws_without_the_start_hold_on_average():
     """Means of 20 seeds, y = 0: the peak within 5 %, the final kernel within 1 %."""
     for v0 in (2.1, 2.2, 2.35, 2.5, 2.7):
-        runs = [one_example(seed, width, v0, steps=150 if v0 < 2.2 else 100) for seed in range(20)]
+        runs = [one_example(seed, 10_000, v0, steps=150 if v0 < 2.2 else 100) for seed in range(20)]
         assert np.mean([peak for _, peak, *_ in runs]) == pytest.approx(dynamics.peak_u(v0), rel=0.05)
         assert np.mean([end for _, _, end, *_ in runs]) == pytest.approx(dynamics.final_v(v0), rel=0.01)
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from covering import triples
 
 import nqm_tools as nqm
 from nqm_tools import networks
@@ -53,10 +54,9 @@ def mse(f, params, x, y):
     return float(jnp.sum((f(params, x) - y) ** 2) / len(x))
 
 
-@pytest.mark.parametrize("model", ["f", "f_lin", "f_quad"])
-@pytest.mark.parametrize("outputs", [1, 2])
-@pytest.mark.parametrize("momentum", [0.0, 0.6])
-@pytest.mark.parametrize("loss", ["mse", "half_sum"])
+@pytest.mark.parametrize(
+    ("model", "outputs", "momentum", "loss"), triples(("f", "f_lin", "f_quad"), (1, 2), (0.0, 0.6), ("mse", "half_sum"))
+)
 def test_training_is_gradient_descent(x64, model, outputs, momentum, loss):
     net, params, data = problem(outputs)
     chosen = models(net, params)[model]

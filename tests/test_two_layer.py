@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from covering import triples
 
 import nqm_tools as nqm
 from nqm_tools import closed_forms
@@ -12,10 +13,11 @@ from nqm_tools.expansions import FunctionModel
 from nqm_tools.training import GradientDescent
 
 
-@pytest.mark.parametrize("n", [4, 9], ids=["in_the_span", "in_all_coordinates"])
-@pytest.mark.parametrize("outputs", [1, 3])
-@pytest.mark.parametrize("activation", ["relu", "tanh", "swish", "linear", "leaky_relu"])
-@pytest.mark.parametrize("name", ["f", "f_quad"])
+@pytest.mark.parametrize(
+    ("name", "activation", "outputs", "n"),
+    # Four examples span less than all coordinates, nine do not.
+    triples(("f", "f_quad"), ("relu", "tanh", "swish", "linear", "leaky_relu"), (1, 3), (4, 9)),
+)
 def test_values_pullbacks_and_kernels_are_those_of_the_expansion(x64, name, activation, outputs, n):
     slope = 0.5 if activation == "leaky_relu" else None
     net = nqm.networks.deep_fc(30, depth=2, activation=activation, slope=slope, outputs=outputs)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from covering import triples
 
 import nqm_tools as nqm
 from nqm_tools.closed_forms import two_layer_conv
@@ -46,10 +47,10 @@ def gradients(model, params, features, count, outputs):
     return jax.vmap(jax.vmap(lambda r: model.pullback(params, features, r)))(unit)
 
 
-@pytest.mark.parametrize("outputs", [1, 3])
-@pytest.mark.parametrize("activation", ["relu", "tanh", "swish", "linear"])
-@pytest.mark.parametrize("readout", ["average", "flatten"])
-@pytest.mark.parametrize("name", ["f", "f_quad"])
+@pytest.mark.parametrize(
+    ("name", "readout", "activation", "outputs"),
+    triples(("f", "f_quad"), ("average", "flatten"), ("relu", "tanh", "swish", "linear"), (1, 3)),
+)
 def test_values_pullbacks_and_kernels_are_those_of_the_expansion(x64, small_tiles, name, readout, activation, outputs):
     model, bound, params, x = models(name, readout, activation, outputs)
     r = jax.random.normal(jax.random.key(3), (TRAIN.stop, outputs))

@@ -25,6 +25,8 @@ LAW_BELOW = 1e-4
 _NOTHING, _REST, _LOST = 1e-6, 1e-11, 1e4
 # Where every run from almost nothing diverges, whatever the momentum.
 _TOP = 5.0
+# Rates that are tried at once.
+_RATES = 16
 
 
 class Scaling(NamedTuple):
@@ -181,9 +183,13 @@ def first_divergence(momentum: float, z0: float = 1e-4, *, phases: int = 32, gri
     most = np.min(v0 / (2 * growth))
     refuse(z0 > most, "z0", f"at most {most:.3g}, so that every start has eta lambda_0 >= 2 |z|", np.asarray(z0))
     z = z0 * growth
-    peak, _ = come_to_rest(_at_rest(z, v0 + 0 * z), np.full(z.shape, momentum), np.zeros(z.shape))
-    lost = np.isinf(peak).any(axis=1)
-    return float(rates[np.argmax(lost)]) if lost.any() else np.inf
+    for first in range(0, rates.size, _RATES):  # upwards, since those beyond the first that diverges are not asked for
+        some = slice(first, first + _RATES)
+        peak, _ = come_to_rest(_at_rest(z[some], v0[some] + 0 * z[some]), momentum + 0 * z[some], 0 * z[some])
+        lost = np.isinf(peak).any(axis=1)
+        if lost.any():
+            return float(rates[some][np.argmax(lost)])
+    return np.inf
 
 
 def by_phase(v0, momentum):
