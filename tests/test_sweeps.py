@@ -331,6 +331,17 @@ def test_data_that_change_under_a_sweep_are_failed_runs(tmp_path, published):
     assert [row["status"] for row in _compute.compute(group)[0]] == ["finished"] * 2
 
 
+def test_a_data_function_keeps_the_files_that_it_reads(tmp_path, published, monkeypatch):
+    (tmp_path / "halves.py").write_text(
+        "from nqm_tools import datasets\n\n"
+        "def half(n, seed):\n    return datasets.load('mnist', n_train=n // 2, n_test=2, seed=seed)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert computed(tmp_path / "store", data={"name": "halves:half", "n": 8}) == 2
+    (provenance,) = Store(tmp_path / "store").provenance().values()
+    assert len(provenance["data"]["files"]) == 4
+
+
 # What went wrong is a row
 
 

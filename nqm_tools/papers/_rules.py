@@ -127,7 +127,8 @@ def recorded(store: FilePath, sweep: str) -> pd.DataFrame:
     if curves.empty:
         return curves
     curves = curves[curves["status"] != "failed"]
-    if (curves["data"] == "svhn2").any() and any(map(_recovered, Store(folder, create=False).provenance().values())):
+    named = curves[["data", *({"source"} & set(curves))]]  # a data function may have its images from there
+    if (named == "svhn2").any(axis=None) and any(map(_recovered, Store(folder, create=False).provenance().values())):
         curves = curves.assign(images="recovered")
     for _, rows in curves[curves["regime"] == "divergent"].groupby("key"):
         mended = _mended(rows)
