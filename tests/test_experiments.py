@@ -35,7 +35,10 @@ def tiny(path, folder):
     if all("n_train" in table for table in data):
         text += f"[scales.tiny.data]\nn_train = {EXAMPLES[0]}\n"
         text += f"n_test = {EXAMPLES[1]}\n" * all(table.get("n_test") for table in data)
-        text += f"classes = [0, 2]\nreference = {EXAMPLES[0]}\n" * ("reference" in data[0])
+        if isinstance(data[0].get("reference"), list):  # images of each of the publisher's two sets
+            text += f'source = "mnist"\nclasses = [0, 2]\nreference = {list(EXAMPLES)}\n'
+        elif "reference" in data[0]:
+            text += f"classes = [0, 2]\nreference = {EXAMPLES[0]}\n"
     if len(networks) == 1 and "width" in networks[0]:
         text += "[scales.tiny.network]\nwidth = 8\n"
     if len(networks) > 1 and all("width" in table for table in networks):  # of several one

@@ -596,6 +596,17 @@ def _feature_causes():
         yield Claim("features", panel, sweep, statement, rule, check, status="observed", beside=beside, where=where)
 
 
+# Pairs of images, and their sweeps.
+IMAGES = {
+    "MNIST 4 and 9, FC": "features_mnist",
+    "MNIST 4 and 9, CNN": "features_mnist_cnn",
+    "CIFAR-2, FC": "features_cifar2",
+    "CIFAR-2, CNN": "features_cifar2_cnn",
+    "SVHN-2, FC": "features_svhn2",
+    "SVHN-2, CNN": "features_svhn2_cnn",
+}
+
+
 def _feature_settings():
     """Where a catapult gains: widths, spectra, tasks, images."""
     seeds = f"{FEWEST_SEEDS} seeds or more"
@@ -644,13 +655,28 @@ def _feature_settings():
                 gains,
                 (),
             ),
-            (
-                f"MNIST 4 and 9, FC, {name}: accuracy",
-                "features_mnist",
-                "a catapult raises the test accuracy",
-                f"{below}: the 95 % interval of the difference lies above 0",
-                feature_settings.rises(model, "test_accuracy", "{:.1f} %", times=100),
-                (),
+            *(
+                (
+                    f"{images}, {name}",
+                    sweep,
+                    "a catapult raises the alignment with that of a machine or network that knows far more examples",
+                    f"{below}: the 95 % interval of the difference lies above 0",
+                    feature_settings.rises(model, "agop_alignment", "{:.4f}"),
+                    (),
+                )
+                for images, sweep in IMAGES.items()
+                if sweep != "features_mnist"
+            ),
+            *(
+                (
+                    f"{images}, {name}: accuracy",
+                    sweep,
+                    "a catapult raises the test accuracy",
+                    f"{below}: the 95 % interval of the difference lies above 0",
+                    feature_settings.rises(model, "test_accuracy", "{:.1f} %", times=100),
+                    (),
+                )
+                for images, sweep in IMAGES.items()
             ),
         ):
             where = ("13", "features.agop_alignment")
