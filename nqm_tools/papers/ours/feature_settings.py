@@ -44,7 +44,9 @@ def rises(model: str, column: str, form: str, times: float = 1.0) -> Check:
         below, above = times * below.groupby("seed")[column].max(), times * above.set_index("seed")[column]
         gain = (above - below).dropna()
         if len(gain) < FEWEST_SEEDS:
-            return unknown(f"{len(gain)} seeds are recorded")
+            return unknown(
+                f"{above.size} seeds are recorded, {len(gain)} of them with a run below critical that has no catapult"
+            )
         return Finding(
             f"{form.format(below[gain.index].mean())} to {form.format(above[gain.index].mean())}: "
             f"{estimate(gain, form)}",
