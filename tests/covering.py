@@ -8,6 +8,8 @@ def triples(*factors):
 
     Greedy, and the same each time: the combination that has the most triples that are still missing comes next.
     """
+    if len(factors) < 4:
+        raise ValueError("of three factors or fewer every combination is a triple: use several parametrize")
     rows = list(itertools.product(*factors))
 
     def held(row):

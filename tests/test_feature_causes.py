@@ -219,6 +219,12 @@ def test_a_column_rises_over_the_best_run_below():
     assert rule(energies(seeds=range(4))).holds is None
     assert rule(energies(regime="monotone")).holds is None
     assert rule(energies(regime="divergent")).holds is False
+    sharpened = energies()
+    # A kernel that grows brings some seeds to a catapult below the critical rate.
+    sharpened.loc[(sharpened["seed"] > 1) & (sharpened["learning_rate_ratio"] < 1), "regime"] = "catapult"
+    found = rule(sharpened)
+    assert found.holds is None
+    assert f"{len(SEEDS)} seeds are recorded, 2 of them" in found.measured
     assert rule(energies().drop(columns="energy")).holds is None
     assert rule(pd.DataFrame()).holds is None
 

@@ -234,7 +234,7 @@ def test_images_that_are_not_the_publishers_are_named_in_every_row(tmp_path):
 
 def test_images_of_a_data_function_are_named_too(tmp_path):
     row = {"key": "ab", "status": "finished", "reason": "", "model": "f", "seed": 0, "data": "own:pair"}
-    row |= {"source": "svhn2", "regime": "catapult", "final_loss": 0.5, "step": [0, 1], "train_loss": [1.0, 0.5]}
+    row |= {"regime": "catapult", "final_loss": 0.5, "step": [0, 1], "train_loss": [1.0, 0.5]}
     provenance = {"data": {"files": [{"file": "train_32x32.mat", "md5": _rules.RECOVERED[0]}]}}
     Store(tmp_path / "features_svhn2").write([row], provenance)
     assert set(papers.recorded(tmp_path, "features_svhn2")["images"]) == {"recovered"}
